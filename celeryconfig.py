@@ -1,0 +1,1 @@
+"""Celery settings of `freddy_tasks.app`."""

@@ -1,0 +1,1 @@
+"""Freddy's background mode as first-class Celery tasks."""
