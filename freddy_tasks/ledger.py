@@ -1,0 +1,291 @@
+"""The ledger and the waiting room: one Redis hash per response, one sorted set of due times.
+
+Every transition is one Lua script, so it happens whole or not at all, and Redis' clock is the only clock.
+The scripts in `lua/` say what each field means.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from importlib import resources
+from typing import Any
+
+from kombu.utils.json import dumps, loads
+
+from .budget import Budget
+from .models import Job, Lane
+
+RECORD_TTL = 3 * 86_400  # past the API's retention of 24 hours, and a queue of a day before it
+ADMISSION_TIMEOUT = 86_400.0  # longest wait for one of the plan's requests, in seconds
+PREPAID_SECONDS = 2.0  # how long a request paid for by the dispatcher may be used
+RANKS = {Lane.INTERACTIVE: 0, Lane.NORMAL: 1, Lane.BATCH: 2}
+
+
+class Phase(StrEnum):
+    """What is to be done next for a response."""
+
+    QUEUED = "queued"  # submit it
+    SENT = "sent"  # its submit left, and no answer is on record
+    WAITING = "waiting"  # poll it
+    SETTLED = "settled"  # hand the kept outcome to Celery
+    CANCELLING = "cancelling"  # cancel it at the API
+    SUSPENDED = "suspended"  # nothing, until a person decides
+    CLOSED = "closed"  # nothing any more
+    CANCELLED = "cancelled"  # nothing: it was cancelled before it arrived here
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claim that succeeded: the caller, and nobody else, acts for this task id until `lease` runs out."""
+
+    task_id: str
+    generation: int
+    phase: Phase
+    now: float  # Unix seconds by the state server's clock
+    job: Job
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the submit's args and kwargs
+    outcome: Mapping[str, Any] | None = field(default=None, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    may_ask: bool = True  # False: its deadline has passed and the plan has no request left
+    cancelled: bool = False  # somebody asked to cancel it meanwhile
+    recovered: bool = False  # an earlier hop of it was lost, or died, or only took long
+    abandoned: bool = False  # Celery has an outcome already: only the API is still to be told
+
+
+@dataclass(frozen=True, slots=True)
+class LinedUp:
+    """No request is free: the job waits in the waiting room for its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Not the caller's to act for; `phase` tells where it stands."""
+
+    phase: Phase | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The state server has no record of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Back in the waiting room."""
+
+    due: float  # Unix seconds by the state server's clock
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A job taken out of the waiting room, to be published."""
+
+    task_id: str
+    generation: int
+    phase: Phase
+    job: Job
+    options: Mapping[str, Any] = field(repr=False)
+    body: Mapping[str, Any] = field(repr=False)
+    recovered: bool = False  # its last hop was lost, or died
+
+
+@dataclass(frozen=True, slots=True)
+class Popped:
+    """What one look into the waiting room brought."""
+
+    now: float
+    hops: tuple[Hop, ...]
+    wait: float | None  # seconds until there is something to do again; None: nothing waits
+    lined_up: int  # jobs that wait for one of the plan's requests
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A response as the ledger knows it, for `status` and for lists."""
+
+    task_id: str
+    phase: Phase
+    generation: int
+    job: Job | None
+    due: float | None
+
+
+class Ledger:
+    """All transitions of all responses of one app. Safe to share between threads and across a fork.
+
+    Any method raises `redis.exceptions.RedisError` when the state server cannot be reached.
+    """
+
+    def __init__(self, redis: Any, prefix: str, budget: Budget, lease: float = 60.0) -> None:
+        self.redis = redis
+        self.prefix = prefix
+        self.lease = lease
+        self.budget = budget
+        self._scripts = {name: redis.register_script(source) for name, source in _sources().items()}
+
+    def begin(
+        self,
+        task_id: str,
+        job: Job,
+        *,
+        body: Mapping[str, Any],
+        options: Mapping[str, Any],
+        timeout: float,
+        whole: bool,
+    ) -> Held | LinedUp | Fenced:
+        """Record a submit that arrives for the first time, with the intent to send it where one is free.
+
+        `timeout` is in seconds, from now when `whole`, else from the moment the request is sent.
+        """
+        answer = self._run(
+            "begin", task_id, _dump(body), _dump(options), _dump(job.to_message()), RANKS[job.lane],
+            timeout, int(whole), self.lease, ADMISSION_TIMEOUT, uuid.uuid4().hex,
+        )  # fmt: skip
+        match answer[0]:
+            case "granted":
+                job = replace(job, deadline=float(answer[2]))
+                return Held(task_id, 1, Phase.QUEUED, float(answer[1]), job, body=body, options=options)
+            case "lined_up":
+                return LinedUp()
+            case _:
+                return Fenced(Phase(answer[1]))
+
+    def claim(self, task_id: str, generation: int) -> Held | LinedUp | Fenced | Gone:
+        """Take hold of a published hop; with phase `QUEUED`, the intent to submit is on record."""
+        answer = self._run("claim", task_id, generation, self.lease, uuid.uuid4().hex)
+        match answer[0]:
+            case "held":
+                return _held(task_id, generation, answer)
+            case "lined_up":
+                return LinedUp()
+            case "gone":
+                return Gone()
+            case _:
+                return Fenced(Phase(answer[1]))
+
+    def park(self, held: Held, phase: Phase, job: Job, delay: float) -> Parked | Fenced:
+        """Put a held job back for `delay` seconds; its deadline rings earlier where it comes first."""
+        answer = self._run(
+            "park", held.task_id, held.generation, phase.value, _dump(job.to_message()), max(0.0, delay)
+        )
+        if answer[0] != "parked":
+            return Fenced(Phase(answer[1]) if answer[1] else None)
+        return Parked(float(answer[1]), Phase(answer[2]))
+
+    def settle(self, held: Held, outcome: Mapping[str, Any], job: Job, after: Phase = Phase.CLOSED) -> bool:
+        """Keep the outcome before Celery stores it; False when somebody cancelled it first.
+
+        `after` is what becomes of the record then: `CLOSED`, `SUSPENDED` or `CANCELLING`.
+        """
+        answer = self._run(
+            "settle", held.task_id, held.generation, _dump(outcome), _dump(job.to_message()), after.value,
+            self.lease,
+        )  # fmt: skip
+        return bool(answer[0] == "settled")
+
+    def close(self, task_id: str, generation: int) -> bool:
+        """Celery has the outcome: drop it here, and keep the id as a fence."""
+        return bool(self._run("close", task_id, generation)[0] not in {"fenced", "gone"})
+
+    def cancel(self, task_id: str) -> Phase | None:
+        """Record the wish to cancel; the phase it was in, or None when there is nothing left to cancel."""
+        answer = self._run("cancel", task_id)
+        return Phase(answer[1]) if answer[0] == "cancelling" else None
+
+    def revive(self, task_id: str, phase: Phase, timeout: float) -> bool:
+        """Take up a suspended job again, as `WAITING` or `QUEUED`; False when it is not suspended."""
+        return bool(self._run("revive", task_id, phase.value, timeout)[0] == "revived")
+
+    def pop(self, most: int = 100) -> Popped:
+        """Take up to `most` due jobs out of the waiting room and leave a lease behind for each."""
+        now, wait, lined_up, released = self._run("pop", most, self.lease)
+        return Popped(
+            float(now),
+            tuple(_hop(item) for item in released),
+            None if float(wait) < 0 else float(wait),
+            int(lined_up),
+        )
+
+    def record(self, task_id: str) -> Record | None:
+        """A response as it stands; None for an id the ledger never saw or has forgotten."""
+        fields = self.redis.hgetall(f"{self.prefix}:job:{task_id}")
+        if not fields:
+            return None
+        job = fields.get("job")
+        return Record(
+            task_id,
+            Phase(fields["phase"]),
+            int(fields.get("generation", 0)),
+            _job(job, fields.get("deadline", 0)) if job else None,
+            self.redis.zscore(f"{self.prefix}:due", task_id),
+        )
+
+    def suspended(self) -> tuple[Record, ...]:
+        """Responses that wait for a person's decision, oldest first."""
+        ids = self.redis.zrange(f"{self.prefix}:suspended", 0, -1)
+        return tuple(record for record in map(self.record, ids) if record is not None)
+
+    def wake_channel(self) -> str:
+        """Channel that tells dispatchers of a due time earlier than all others."""
+        return f"{self.prefix}:wake"
+
+    def _run(self, name: str, *args: Any) -> Any:
+        budget = self.budget
+        return self._scripts[name](
+            keys=[*budget.keys, self.prefix],
+            args=[*budget.limits, RECORD_TTL, PREPAID_SECONDS, *args],
+        )
+
+
+def _sources() -> dict[str, str]:
+    folder = resources.files(__package__) / "lua"
+    prelude = (folder / "budget.lua").read_text() + (folder / "ledger.lua").read_text()
+    names = ("begin", "claim", "park", "settle", "close", "cancel", "revive", "pop")
+    return {name: prelude + (folder / f"{name}.lua").read_text() for name in names}
+
+
+def _dump(value: Mapping[str, Any]) -> str:
+    return str(dumps(value, separators=(",", ":")))
+
+
+def _load(text: str | None) -> Any:
+    return loads(text) if text else {}
+
+
+def _job(text: str, deadline: float | str) -> Job:
+    return Job.from_message({**_load(text), "deadline": float(deadline)})
+
+
+def _held(task_id: str, generation: int, answer: list[Any]) -> Held:
+    _, now, phase, deadline, job, body, outcome, options, may_ask, cancelled, lost, abandoned = answer
+    return Held(
+        task_id,
+        generation,
+        Phase(phase),
+        float(now),
+        _job(job, deadline),
+        body=_load(body),
+        outcome=loads(outcome) if outcome else None,
+        options=_load(options),
+        may_ask=bool(int(may_ask)),
+        cancelled=cancelled == "1",
+        recovered=lost == "1",
+        abandoned=abandoned == "1",
+    )
+
+
+def _hop(item: list[Any]) -> Hop:
+    task_id, generation, phase, job, options, body, deadline, lost = item
+    return Hop(
+        task_id,
+        int(generation),
+        Phase(phase),
+        _job(job, deadline),
+        options=_load(options),
+        body=_load(body),
+        recovered=lost == "1",
+    )

@@ -1,0 +1,26 @@
+-- A submit arrives for the first time: record it and, when a request is free, write the intent to send it.
+-- ARGV: id, body, options, job, lane, timeout, whole ('1': the timeout runs from here), lease, admission, nonce
+local id, lane = ARGV[6], tonumber(ARGV[10])
+local timeout, whole, lease, admission = tonumber(ARGV[11]), ARGV[12] == '1', tonumber(ARGV[13]), tonumber(ARGV[14])
+local key = key_of(id)
+local seen = redis.call('HMGET', key, 'phase', 'nonce', 'deadline')
+if seen[1] then
+  -- The same call again, after its first reply was lost on the way.
+  if seen[1] == 'sent' and seen[2] == ARGV[15] then return { 'granted', seconds(now), seen[3] } end
+  return { 'exists', seen[1] }
+end
+
+local ahead = redis.call('ZCARD', READY.look) > 0
+  or redis.call('ZCOUNT', READY.submit, '-inf', lane * 1e11 + now) > 0
+local granted = budget_room() >= 1 and not (is_limited() and ahead)
+local deadline = now + ((whole or granted) and timeout or admission)
+redis.call('HSET', key, 'phase', granted and 'sent' or 'queued', 'generation', 1, 'holder', 'claimed',
+  'body', ARGV[7], 'options', ARGV[8], 'job', ARGV[9], 'lane', lane, 'timeout', timeout,
+  'deadline', seconds(deadline), 'started', (whole or granted) and '1' or '0', 'attempts', 0, 'begun', seconds(now), 'nonce', ARGV[15])
+if not granted then
+  line_up(id, 'queued', lane, deadline)
+  return { 'lined_up', seconds(now) }
+end
+budget_take(1)
+schedule(id, now + lease)
+return { 'granted', seconds(now), seconds(deadline) }

@@ -1,0 +1,23 @@
+-- The wish to cancel, as a fact: no poll passes it, and it outlives every worker.
+-- ARGV: id
+local id = ARGV[6]
+local key = key_of(id)
+local state = redis.call('HMGET', key, 'phase', 'holder')
+local phase = state[1]
+if not phase then
+  redis.call('HSET', key, 'phase', 'cancelled', 'generation', 0, 'holder', '')
+  redis.call('EXPIRE', key, CLOSED_TTL)
+  return { 'fenced', 'unknown' }
+end
+if phase == 'closed' or phase == 'settled' or phase == 'cancelling' or phase == 'cancelled' then
+  return { 'fenced', phase }
+end
+redis.call('HSET', key, 'cancel', '1')
+if phase == 'sent' and state[2] == 'claimed' then return { 'cancelling', 'sent' } end
+redis.call('ZREM', SUSPENDED, id)
+redis.call('HINCRBY', key, 'generation', 1)
+redis.call('HSET', key, 'phase', 'cancelling', 'holder', '', 'was', phase)
+redis.call('HDEL', key, 'body', 'outcome', 'lost')
+if phase == 'suspended' then redis.call('HSET', key, 'abandoned', '1') end
+schedule(id, now)
+return { 'cancelling', phase }

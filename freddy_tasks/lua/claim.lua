@@ -1,0 +1,41 @@
+-- A published hop runs: it may act only when it holds the newest generation, and nobody else took it.
+-- ARGV: id, generation, lease, nonce
+local id, generation, lease, nonce = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
+local key = key_of(id)
+local fields = redis.call('HMGET', key, 'generation', 'holder', 'phase', 'ticket', 'deadline', 'started',
+  'timeout', 'job', 'body', 'outcome', 'options', 'lane', 'nonce', 'cancel', 'lost', 'abandoned', 'claimed_as')
+if not fields[1] then return { 'gone' } end
+local phase, deadline = fields[3], tonumber(fields[5])
+local function held(may_ask)
+  return { 'held', seconds(now), phase, seconds(deadline), fields[8], fields[9] or '', fields[10] or '',
+    fields[11] or '', may_ask, fields[14] or '', fields[15] or '', fields[16] or '' }
+end
+if fields[1] ~= generation then return { 'fenced', phase } end
+if fields[2] == 'claimed' and fields[13] == nonce then
+  -- The same call again, after its first reply was lost on the way.
+  phase = fields[17]
+  return held(1)
+end
+if fields[2] ~= 'published' then return { 'fenced', phase } end
+
+local costs = phase == 'queued' or phase == 'waiting' or phase == 'cancelling'
+local prepaid = now - (tonumber(fields[4]) or 0) <= ticket_life
+local may_ask = 1
+if costs and not prepaid then
+  if budget_room() >= 1 then
+    budget_take(1)
+  elseif now < deadline then
+    redis.call('HSET', key, 'attempts', 0)
+    line_up(id, phase, phase == 'cancelling' and 0 or fields[12], deadline)
+    return { 'lined_up' }
+  else
+    may_ask = 0
+  end
+end
+redis.call('HSET', key, 'holder', 'claimed', 'attempts', 0, 'nonce', nonce, 'claimed_as', phase)
+if phase == 'queued' and now < deadline then
+  if fields[6] == '0' then deadline = now + tonumber(fields[7]) end
+  redis.call('HSET', key, 'phase', 'sent', 'started', '1', 'deadline', seconds(deadline))
+end
+schedule(id, now + lease)
+return held(may_ask)

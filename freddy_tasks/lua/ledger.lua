@@ -1,0 +1,63 @@
+-- One hash per task id, one alarm clock for all of them. Follows budget.lua, whose `now` it uses.
+-- KEYS[3] prefix of every ledger key: keys of jobs are derived from it, so Redis Cluster is not supported.
+-- ARGV[4] seconds a record outlives its last change, ARGV[5] seconds a prepaid request stays valid.
+--
+-- phase       what is to be done next: queued (submit), sent (a submit whose outcome nobody knows yet),
+--             waiting (poll), settled (store the kept outcome), cancelling; suspended and closed: nothing
+-- generation  goes up with each publish; only the holder of the newest one may write
+-- holder      '' in the waiting room, 'published' in the broker, 'claimed' by a task that runs
+-- lost        '1' since a lease ran out: the last hop was lost, or died, or only took long
+-- abandoned   '1' when Celery has an outcome already: only the API is still to be told
+-- due         every job that is not suspended or closed is in this sorted set: the moment at which, at the
+--             latest, something happens to it (a poll, a lease that runs out, a deadline)
+-- ready:*     jobs that are due and wait for one of the plan's requests, by lane, then by age
+
+local prefix, ttl, ticket_life = KEYS[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local DUE, SUSPENDED, WAKE = prefix .. ':due', prefix .. ':suspended', prefix .. ':wake'
+local READY = { submit = prefix .. ':ready:submit', look = prefix .. ':ready:look' }
+local CLOSED_TTL = 86400 * 2
+local wakes_others = true -- pop's own changes need not wake the dispatcher that pops
+
+local function key_of(id) return prefix .. ':job:' .. id end
+local function seconds(moment) return string.format('%.6f', moment) end
+
+local function keep(id, moment)
+  redis.call('EXPIRE', key_of(id), math.ceil(math.max(ttl, moment - now + ttl)))
+  redis.call('EXPIRE', DUE, ttl)
+end
+
+-- Set the alarm of a job, and wake the dispatchers when it is now the first to ring.
+local function schedule(id, moment)
+  redis.call('ZREM', READY.submit, id)
+  redis.call('ZREM', READY.look, id)
+  redis.call('ZADD', DUE, seconds(moment), id)
+  if wakes_others and redis.call('ZRANK', DUE, id) == 0 then redis.call('PUBLISH', WAKE, '') end
+  keep(id, moment)
+end
+
+local function unschedule(id)
+  redis.call('ZREM', DUE, id)
+  redis.call('ZREM', READY.submit, id)
+  redis.call('ZREM', READY.look, id)
+end
+
+-- Line up for one of the plan's requests; the alarm moves to the deadline.
+local function line_up(id, phase, lane, deadline)
+  local line = phase == 'queued' and READY.submit or READY.look
+  if not redis.call('ZSCORE', line, id) then
+    redis.call('ZADD', line, string.format('%.3f', tonumber(lane) * 1e11 + now), id)
+  end
+  redis.call('EXPIRE', line, ttl)
+  if wakes_others and redis.call('ZCARD', line) == 1 then redis.call('PUBLISH', WAKE, '') end
+  redis.call('HSET', key_of(id), 'holder', '', 'ticket', '0')
+  redis.call('ZADD', DUE, seconds(math.max(deadline, now + 1)), id)
+  keep(id, deadline)
+end
+
+-- Does the caller hold this job? Answers nil, or why not.
+local function refusal(id, generation)
+  local state = redis.call('HMGET', key_of(id), 'generation', 'holder', 'phase')
+  if not state[1] then return { 'gone', '' } end
+  if state[1] ~= generation or state[2] ~= 'claimed' then return { 'fenced', state[3] } end
+  return nil
+end

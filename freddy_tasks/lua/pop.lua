@@ -1,0 +1,60 @@
+-- Take what is due out of the waiting room for publishing, and leave a lease behind for each.
+-- ARGV: most, lease
+local most, lease = tonumber(ARGV[6]), tonumber(ARGV[7])
+local released = {}
+wakes_others = false
+
+local function release(id, ticket)
+  local key = key_of(id)
+  local state = redis.call('HMGET', key, 'phase', 'job', 'options', 'body', 'deadline', 'lost')
+  if not state[1] then return unschedule(id) end
+  local generation = redis.call('HINCRBY', key, 'generation', 1)
+  local attempts = redis.call('HINCRBY', key, 'attempts', 1)
+  redis.call('HSET', key, 'holder', 'published', 'ticket', ticket)
+  -- A backlog in the broker looks like a lost message: double the lease, so that it is not fed.
+  schedule(id, now + lease * 2 ^ math.min(attempts - 1, 6))
+  local body = (state[1] == 'queued' or state[1] == 'sent') and state[4] or ''
+  released[#released + 1] = { id, generation, state[1], state[2], state[3] or '', body or '', state[5], state[6] or '' }
+end
+
+local costs_a_request = { queued = true, waiting = true, cancelling = true }
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, most)) do
+  local state = redis.call('HMGET', key_of(id), 'phase', 'lane', 'deadline', 'holder')
+  local deadline = tonumber(state[3]) or 0
+  if state[4] == 'published' or state[4] == 'claimed' then redis.call('HSET', key_of(id), 'lost', '1') end
+  if is_limited() and costs_a_request[state[1]] and now < deadline then
+    line_up(id, state[1], state[1] == 'cancelling' and 0 or state[2], deadline)
+  else
+    release(id, '0')
+  end
+end
+
+-- Polls and submits take turns: a response needs one of each, and neither may starve the other.
+local room, taken, turn = budget_room(), 0, redis.call('HGET', KEYS[1], 'turn') or 'look'
+while room - taken >= 1 and #released < most do
+  local line = READY[turn]
+  local other = turn == 'look' and 'submit' or 'look'
+  local id = redis.call('ZRANGE', line, 0, 0)[1]
+  if not id then
+    line = READY[other]
+    id = redis.call('ZRANGE', line, 0, 0)[1]
+  end
+  if not id then break end
+  redis.call('ZREM', line, id)
+  release(id, seconds(now))
+  taken = taken + 1
+  turn = other
+end
+if taken > 0 then
+  budget_take(taken)
+  redis.call('HSET', KEYS[1], 'turn', turn)
+end
+
+local waiting = redis.call('ZCARD', READY.submit) + redis.call('ZCARD', READY.look)
+local first = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]
+local wait = first and tonumber(first) - now or -1
+if waiting > 0 then
+  local turn_in = budget_wait()
+  wait = wait < 0 and turn_in or math.min(wait, turn_in)
+end
+return { seconds(now), tostring(wait), waiting, released }

@@ -1,0 +1,41 @@
+"""What the tests share: one Valkey for all of them, and a key prefix for each."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from freddy_tasks.embedded import EmbeddedServer
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test sees only the settings that it makes."""
+    for name in list(os.environ):
+        if name.startswith(("FREDDY_", "CELERY_", "FLOWER_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[EmbeddedServer]:
+    """A Valkey server for the whole run."""
+    with EmbeddedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def state(valkey: EmbeddedServer) -> Iterator[redis.Redis]:
+    """A client of an empty database."""
+    with redis.Redis(unix_socket_path=str(valkey.socket), decode_responses=True) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A key prefix of the test's own."""
+    return f"test:{uuid.uuid4().hex[:8]}"

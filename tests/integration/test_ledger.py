@@ -1,0 +1,241 @@
+"""The ledger's transitions on a real Valkey."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from freddy_tasks.budget import Budget
+from freddy_tasks.ledger import Fenced, Gone, Held, Ledger, LinedUp, Parked, Phase, Popped
+from freddy_tasks.models import Job, Lane
+
+UNLIMITED = Budget.of("key", 0, 0, 0)
+
+
+@pytest.fixture
+def ledger(state: redis.Redis, prefix: str) -> Ledger:
+    return Ledger(state, prefix, UNLIMITED, lease=60.0)
+
+
+def job(**fields: object) -> Job:
+    return Job(**{"deadline": 0.0, "model": "gpt-4.1", **fields})
+
+
+def begin(ledger: Ledger, task_id: str = "t1", lane: Lane = Lane.NORMAL) -> Held | LinedUp | Fenced:
+    return ledger.begin(
+        task_id, job(lane=lane), body={"args": ["p"]}, options={"queue": "q"}, timeout=100.0, whole=False
+    )
+
+
+def waiting(ledger: Ledger, task_id: str = "t1", delay: float = 0.0) -> Job:
+    """A response that was submitted and waits for its poll."""
+    held = begin(ledger, task_id)
+    assert isinstance(held, Held)
+    submitted = job(response_id="resp_1", submitted_at=held.now, deadline=held.job.deadline)
+    assert isinstance(ledger.park(held, Phase.WAITING, submitted, delay), Parked)
+    return submitted
+
+
+def pop_one(ledger: Ledger) -> tuple[Popped, str, int]:
+    popped = ledger.pop()
+    (hop,) = popped.hops
+    return popped, hop.task_id, hop.generation
+
+
+def test_a_submit_is_granted_once(ledger: Ledger) -> None:
+    """A redelivered submit finds the record and is turned away."""
+    first, second = begin(ledger), begin(ledger)
+
+    assert isinstance(first, Held)
+    assert first.phase is Phase.QUEUED
+    assert first.job.deadline == pytest.approx(first.now + 100.0, abs=0.01)
+    assert second == Fenced(Phase.SENT)
+
+
+def test_a_parked_job_comes_back_when_due_with_its_options_and_without_its_prompt(
+    ledger: Ledger, state: redis.Redis
+) -> None:
+    """The prompt leaves the ledger as soon as the id is on record."""
+    submitted = waiting(ledger)
+    popped = ledger.pop()
+
+    (hop,) = popped.hops
+    assert hop.phase is Phase.WAITING
+    assert hop.generation == 2
+    assert hop.options == {"queue": "q"}
+    assert hop.body == {}
+    assert hop.job.response_id == submitted.response_id
+    assert not hop.recovered
+    assert not state.hexists(f"{ledger.prefix}:job:t1", "body")
+
+
+def test_a_job_is_not_due_before_its_time(ledger: Ledger) -> None:
+    """The waiting room tells how long there is nothing to do."""
+    waiting(ledger, delay=30.0)
+    popped = ledger.pop()
+
+    assert popped.hops == ()
+    assert popped.wait == pytest.approx(30.0, abs=1.0)
+
+
+def test_only_one_of_two_deliveries_may_act(ledger: Ledger) -> None:
+    """A duplicate of a message loses the claim."""
+    waiting(ledger)
+    _, task_id, generation = pop_one(ledger)
+
+    assert isinstance(ledger.claim(task_id, generation), Held)
+    assert ledger.claim(task_id, generation) == Fenced(Phase.WAITING)
+    assert ledger.claim(task_id, generation - 1) == Fenced(Phase.WAITING)
+
+
+def test_an_unknown_id_is_gone(ledger: Ledger) -> None:
+    """A flushed ledger is told apart from a finished job."""
+    assert ledger.claim("nobody", 1) == Gone()
+
+
+def test_a_lost_poll_comes_back_after_its_lease_and_says_so(state: redis.Redis, prefix: str) -> None:
+    """Nothing but the lease is needed to recover a poll."""
+    ledger = Ledger(state, prefix, UNLIMITED, lease=0.0)
+    waiting(ledger)
+    first = ledger.pop()
+    again = ledger.pop()
+
+    assert [hop.recovered for hop in (*first.hops, *again.hops)] == [False, True]
+    assert again.hops[0].generation == first.hops[0].generation + 1
+
+
+def test_an_unclaimed_hop_waits_twice_as_long_each_time(state: redis.Redis, prefix: str) -> None:
+    """A long queue in the broker is not fed with copies."""
+    ledger = Ledger(state, prefix, UNLIMITED, lease=60.0)
+    waiting(ledger)
+    waits = []
+    for _ in range(3):
+        ledger.pop()
+        due = float(state.zscore(f"{prefix}:due", "t1"))
+        waits.append(due - float(state.time()[0]))
+        state.zadd(f"{prefix}:due", {"t1": 0})
+
+    assert waits == [pytest.approx(60, abs=2), pytest.approx(120, abs=2), pytest.approx(240, abs=2)]
+
+
+def test_an_outcome_is_kept_until_celery_has_it(ledger: Ledger, state: redis.Redis) -> None:
+    """A settled job hands out its outcome again until it is closed."""
+    waiting(ledger)
+    _, task_id, generation = pop_one(ledger)
+    held = ledger.claim(task_id, generation)
+    assert isinstance(held, Held)
+    assert ledger.settle(held, {"result": {"id": "resp_1"}}, held.job)
+    state.zadd(f"{ledger.prefix}:due", {"t1": 0})
+    (hop,) = ledger.pop().hops
+    again = ledger.claim(hop.task_id, hop.generation)
+
+    assert isinstance(again, Held)
+    assert again.phase is Phase.SETTLED
+    assert again.recovered
+    assert again.outcome == {"result": {"id": "resp_1"}}
+    assert not ledger.close(task_id, generation)
+    assert ledger.close(task_id, again.generation)
+    assert ledger.pop().wait is None
+    assert ledger.claim(hop.task_id, hop.generation) == Fenced(Phase.CLOSED)
+
+
+def test_a_submit_that_died_is_handed_out_as_sent(state: redis.Redis, prefix: str) -> None:
+    """Intent without an id is an unknown outcome, never a second submit."""
+    ledger = Ledger(state, prefix, UNLIMITED, lease=0.0)
+    begin(ledger)
+    (hop,) = ledger.pop().hops
+    held = ledger.claim(hop.task_id, hop.generation)
+
+    assert hop.body == {"args": ["p"]}
+    assert isinstance(held, Held)
+    assert held.phase is Phase.SENT
+
+
+def test_cancel_fences_a_poll_in_flight(ledger: Ledger) -> None:
+    """The holder of a poll can neither park nor settle once the job is cancelled."""
+    waiting(ledger)
+    _, task_id, generation = pop_one(ledger)
+    held = ledger.claim(task_id, generation)
+    assert isinstance(held, Held)
+
+    assert ledger.cancel(task_id) is Phase.WAITING
+    assert ledger.park(held, Phase.WAITING, held.job, 1.0) == Fenced(Phase.CANCELLING)
+    assert not ledger.settle(held, {"result": {}}, held.job)
+    (hop,) = ledger.pop().hops
+    assert hop.phase is Phase.CANCELLING
+    assert ledger.cancel(task_id) is None
+
+
+def test_cancel_of_a_submit_in_flight_waits_for_its_id(ledger: Ledger) -> None:
+    """The id is needed to cancel at the API, so the holder's own write turns into the cancel."""
+    held = begin(ledger)
+    assert isinstance(held, Held)
+
+    assert ledger.cancel("t1") is Phase.SENT
+    parked = ledger.park(held, Phase.WAITING, job(response_id="resp_1"), 5.0)
+    assert isinstance(parked, Parked)
+    assert parked.phase is Phase.CANCELLING
+    (hop,) = ledger.pop().hops
+    assert hop.phase is Phase.CANCELLING
+    assert hop.job.response_id == "resp_1"
+
+
+def test_a_cancel_before_the_submit_arrives_wins(ledger: Ledger) -> None:
+    """A revoke may overtake the message it is about."""
+    assert ledger.cancel("t1") is None
+    assert begin(ledger) == Fenced(Phase.CANCELLED)
+
+
+def test_a_suspended_job_is_listed_and_revived(ledger: Ledger) -> None:
+    """A person decides; nothing happens until then."""
+    waiting(ledger)
+    _, task_id, generation = pop_one(ledger)
+    held = ledger.claim(task_id, generation)
+    assert isinstance(held, Held)
+    ledger.settle(held, {"error": {}}, held.job, after=Phase.SUSPENDED)
+    ledger.close(task_id, generation)
+
+    assert [record.task_id for record in ledger.suspended()] == ["t1"]
+    assert ledger.pop().wait is None
+    assert ledger.revive("t1", Phase.WAITING, 100.0)
+    assert ledger.suspended() == ()
+    assert [hop.phase for hop in ledger.pop().hops] == [Phase.WAITING]
+
+
+def test_a_full_budget_lines_submits_up_by_lane(state: redis.Redis, prefix: str) -> None:
+    """An interactive prompt passes a batch that came first."""
+    state.delete(*Budget.of("lanes", 60, 0, 61).keys)
+    ledger = Ledger(state, prefix, Budget.of("lanes", 60, 0, 61))
+    answers = [begin(ledger, f"b{n}", Lane.BATCH) for n in range(3)]
+    begin(ledger, "i", Lane.INTERACTIVE)
+    state.hset(ledger.budget.keys[0], mapping={"tokens": 1})
+
+    assert [type(answer) for answer in answers] == [Held, LinedUp, LinedUp]
+    assert [hop.task_id for hop in ledger.pop().hops] == ["i"]
+
+
+def test_a_released_request_is_paid_for(state: redis.Redis, prefix: str) -> None:
+    """The claim that follows a release takes no second request."""
+    ledger = Ledger(state, prefix, Budget.of("paid", 60, 0, 61))
+    state.delete(*ledger.budget.keys)
+    begin(ledger, "a")
+    begin(ledger, "b")
+    state.hset(ledger.budget.keys[0], mapping={"tokens": 1})
+    (hop,) = ledger.pop().hops
+
+    held = ledger.claim(hop.task_id, hop.generation)
+    assert isinstance(held, Held)
+    assert held.phase is Phase.QUEUED
+    assert float(state.hget(ledger.budget.keys[0], "tokens")) < 1
+
+
+def test_every_key_expires(ledger: Ledger, state: redis.Redis) -> None:
+    """No key is left behind for ever, whatever happens."""
+    waiting(ledger, "a")
+    begin(ledger, "b")
+    ledger.pop()
+    ledger.cancel("c")
+    keys = list(state.scan_iter(f"{ledger.prefix}:*"))
+
+    assert keys
+    assert all(state.ttl(key) > 0 for key in keys)
