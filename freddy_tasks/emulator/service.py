@@ -1,0 +1,398 @@
+"""The emulated service: one request in, one reply out. No sockets; many threads may call it at once."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from email.utils import formatdate
+from urllib.parse import parse_qs
+
+from freddy_tasks.emulator import profiles
+from freddy_tasks.emulator.answers import topic_of
+from freddy_tasks.emulator.calls import Call, Method, through
+from freddy_tasks.emulator.clock import Clock
+from freddy_tasks.emulator.durations import chance, draw
+from freddy_tasks.emulator.errors import Refusal, Trouble, error_reply
+from freddy_tasks.emulator.exchange import JsonObject, Reply, Request
+from freddy_tasks.emulator.faults import Fault, FaultList
+from freddy_tasks.emulator.instructions import (
+    find_instruction,
+    instructed_life,
+    instructed_pace,
+    instructed_queue,
+)
+from freddy_tasks.emulator.jobs import Job, can_cancel, prompt_digest, read, status_at, with_pace
+from freddy_tasks.emulator.journal import Counts, JobRecord, Journal, RequestRecord, record_of
+from freddy_tasks.emulator.limits import DAY, Admission, RequestLimit
+from freddy_tasks.emulator.options import Options
+from freddy_tasks.emulator.routes import find_route
+from freddy_tasks.emulator.validation import bad_field, prompt_of, read_json, validate_create
+
+API_VERSION = "2025-01-01"
+ORGANIZATION = "org_emulator"
+
+
+class Service:
+    """Jobs, limits, faults and counts behind one lock; ``wait`` sleeps real seconds, less when all stops."""
+
+    def __init__(self, options: Options, clock: Clock, wait: Callable[[float], object]) -> None:
+        self.options = options
+        self.clock = clock
+        self._wait = wait
+        self._lock = threading.Lock()
+        self._keys = set(options.keys)
+        self._retired_keys: set[str] = set()
+        self._journal = Journal(options.log_path)
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._made = 0
+        self._creates: Counter[str] = Counter()
+        self._replays: dict[str, tuple[str, str, float]] = {}
+        self._faults = FaultList(self.options.faults, self.clock.now())
+        self._limit = _limit_of(self.options)
+
+    # What a test or an operator asks.
+
+    def counts(self) -> Counts:
+        """Return how much happened."""
+        with self._lock:
+            journal = self._journal
+            return Counts(
+                posts=journal.methods["POST"],
+                gets=journal.methods["GET"],
+                deletes=journal.methods["DELETE"],
+                jobs=self._made,
+                over_limit=journal.over_limit,
+                faults=dict(journal.faults),
+                polls={job.id: job.polls for job in self._jobs.values()},
+                submits=dict(journal.submits),
+            )
+
+    def jobs(self) -> tuple[JobRecord, ...]:
+        """Return all responses remembered, in the order of their creation."""
+        with self._lock:
+            now = self.clock.now()
+            return tuple(record_of(job, now) for job in self._jobs.values())
+
+    def requests(self) -> tuple[RequestRecord, ...]:
+        """Return the latest requests."""
+        with self._lock:
+            return tuple(self._journal.requests)
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Return the faults in force."""
+        with self._lock:
+            return self._faults.faults
+
+    def set_faults(self, faults: Iterable[Fault]) -> None:
+        """Put these faults in the place of all others."""
+        with self._lock:
+            self._faults = FaultList(tuple(faults), self.clock.now())
+
+    def rotate_key(self, key: str) -> None:
+        """Take this key only, from now on."""
+        with self._lock:
+            self._retired_keys |= self._keys
+            self._retired_keys.discard(key)
+            self._keys = {key}
+
+    def reset(self) -> None:
+        """Forget jobs, counts and requests; back to the faults and limits of the options."""
+        with self._lock:
+            self._journal.forget()
+            self._start_over()
+
+    def flush_log(self) -> None:
+        """Log the responses that ended without anyone looking."""
+        with self._lock:
+            now = self.clock.now()
+            for job in self._jobs.values():
+                self._journal.ended(job, now)
+
+    # What a client asks.
+
+    def answer(self, request: Request) -> Reply:
+        """Return the reply; never raises for what a client can send."""
+        began, now, trace_id, admission = time.perf_counter(), self.clock.now(), secrets.token_hex(16), None
+        with self._lock:
+            self._journal.arrived(request, now)
+        try:
+            route, subject = find_route(self.options.profile, request.method, request.path)
+            key = self._authorise(request)
+            admission = self._admit(now)
+            _refuse_over_limit(admission)
+            self._pause(self.options.latency)
+            reply = self._answer_route(route, subject, request, key, trace_id)
+        except Refusal as refusal:
+            reply = _refused(refusal, trace_id, now)
+        return self._with_headers(reply, admission, trace_id, time.perf_counter() - began)
+
+    def _pause(self, seconds: float) -> None:
+        if seconds:
+            self._wait(self.clock.real_seconds(seconds))
+
+    def _authorise(self, request: Request) -> str:
+        key = _key_in(request, self.options.profile)
+        with self._lock:
+            keys, retired = self._keys, self._retired_keys
+        if key in retired:
+            raise Refusal(401, "API key has been deactivated", "API_KEY_DEACTIVATED")
+        if keys and key not in keys:
+            raise Refusal(401, "Invalid API key", "INVALID_API_KEY")
+        return key
+
+    def _admit(self, now: float) -> Admission | None:
+        if self._limit is None:
+            return None
+        with self._lock:
+            admission = self._limit.admit(now)
+            self._journal.over_limit += not admission.admitted
+        return admission
+
+    def _answer_route(self, route: str, subject: str, request: Request, key: str, trace_id: str) -> Reply:
+        match route:
+            case "create":
+                return self._answer_create(request, key, trace_id)
+            case "retrieve":
+                return self._answer_known("GET", subject, request, key, trace_id)
+            case "cancel":
+                return self._answer_known("DELETE", subject, request, key, trace_id)
+            case "cancel_thread":
+                # A stream is all this route cancels, and the emulator streams nothing.
+                raise Refusal(404, "No active stream for this thread")
+        return Reply(200, profiles.OUTPUT_MODES if route == "output_modes" else profiles.REASONING_LEVELS)
+
+    def _answer_create(self, request: Request, key: str, trace_id: str) -> Reply:
+        payload = read_json(request.body)
+        prompt = prompt_of(payload)
+        digest = prompt_digest(prompt)
+        idempotency_key = request.headers.get("idempotency-key")
+        with self._lock:
+            self._creates[digest] += 1
+            occurrence = self._creates[digest]
+            ordinal = self._made + 1
+            if idempotency_key is not None:
+                self._journal.submits[idempotency_key] += 1
+        call = Call(
+            "POST",
+            request.path,
+            response_id="",
+            origin=(digest, occurrence),
+            number=occurrence,
+            ordinal=ordinal,
+            now=self.clock.now(),
+            trace_id=trace_id,
+            wait=self._pause,
+            key=key,
+            prompt=prompt,
+        )
+        return self._through_faults(call, lambda call: self._create(call, payload, request, idempotency_key))
+
+    def _through_faults(self, call: Call, action: Callable[[Call], Reply]) -> Reply:
+        with self._lock:
+            taken = self._faults.take(call, self.options.seed)
+            self._journal.faults.update(fault.name for fault in taken)
+        return through([fault.effect for fault in taken], action)(call)
+
+    def _create(
+        self, call: Call, payload: JsonObject, request: Request, idempotency_key: str | None
+    ) -> Reply:
+        validate_create(payload, self.options.profile)
+        background = self.options.profile != "current" and payload.get("background") is True
+        # Outside the lock: the caller's own function may be slow.
+        answer = self.options.answer(call.prompt) if self.options.answer else None
+        with self._lock:
+            now = self.clock.now()
+            job = self._replayed(idempotency_key, request, now)
+            if job is None:
+                job = replace(
+                    self._new_job(call, payload, now),
+                    background=background,
+                    idempotency_key=idempotency_key,
+                    answer=answer,
+                )
+                self._remember(job, request)
+        return Reply(200, profiles.created(job)) if background else self._run_now(job)
+
+    def _replayed(self, idempotency_key: str | None, request: Request, now: float) -> Job | None:
+        if idempotency_key is None or not self.options.honour_idempotency:
+            return None
+        digest, response_id, at = self._replays.get(idempotency_key, ("", "", -math.inf))
+        if now >= at + DAY or response_id not in self._jobs:
+            return None
+        if digest != prompt_digest(request.body.decode("utf-8", "replace")):
+            raise Refusal(409, "Idempotency key was used with another payload", "IDEMPOTENCY_KEY_REUSED")
+        return self._jobs[response_id]
+
+    def _new_job(self, call: Call, payload: JsonObject, now: float) -> Job:
+        digest, occurrence = call.origin
+        metadata = payload.get("metadata")
+        label = metadata.get("label") if isinstance(metadata, dict) else None
+        luck = chance(self.options.seed, "duration", digest, occurrence)
+        drawn = draw(self.options.durations, self._made + 1, luck, label if isinstance(label, str) else None)
+        try:
+            words = find_instruction(call.prompt, metadata)
+            pace = instructed_pace(words, drawn)
+            queue_seconds = instructed_queue(words, self.options.queue_seconds)
+            life = instructed_life(words, call.life)
+        except ValueError as error:
+            raise bad_field("emulate", str(error)) from error
+        thread_id = payload.get("thread_id")
+        job = Job(
+            id="resp_" + secrets.token_hex(16),
+            ordinal=self._made + 1,
+            occurrence=occurrence,
+            digest=digest,
+            topic=topic_of(call.prompt),
+            prompt_chars=len(call.prompt),
+            model=str(payload.get("model") or "ftg-3.0"),
+            thread_id=thread_id if isinstance(thread_id, str) else "thread_" + secrets.token_hex(16),
+            created_at=now,
+            life=life,
+        )
+        return with_pace(job, pace, queue_seconds, self.options.time_limit)
+
+    def _remember(self, job: Job, request: Request) -> None:
+        self._made += 1
+        self._jobs[job.id] = job
+        if len(self._jobs) > self.options.max_jobs:
+            del self._jobs[next(iter(self._jobs))]
+        if job.idempotency_key is not None and self.options.honour_idempotency:
+            digest = prompt_digest(request.body.decode("utf-8", "replace"))
+            self._replays[job.idempotency_key] = (digest, job.id, job.created_at)
+
+    def _run_now(self, job: Job) -> Reply:
+        """Answer a create that was not for the background: its duration is spent in the call."""
+        finished_at = job.created_at if job.finished_at is None else job.finished_at
+        job = replace(
+            job, finished_at=finished_at, started_at=job.created_at, life=replace(job.life, stuck=None)
+        )
+        if self.clock.scale:
+            self._pause(finished_at - job.created_at)
+        with self._lock:
+            self._jobs[job.id] = job
+            self._journal.ended(job, finished_at)
+        if self.options.profile == "current" and job.life.ending == "failed":
+            raise Refusal(500, "Something went wrong")
+        return Reply(200, profiles.synchronous(self.options, job))
+
+    def _answer_known(
+        self, method: Method, response_id: str, request: Request, key: str, trace_id: str
+    ) -> Reply:
+        with self._lock:
+            job = self._jobs.get(response_id)
+            if job is not None and method == "GET":
+                job = self._jobs[response_id] = replace(job, polls=job.polls + 1)
+        call = Call(
+            method,
+            request.path,
+            response_id,
+            origin=(job.digest, job.occurrence) if job else (request.path, 0),
+            number=job.polls if job and method == "GET" else 1,
+            ordinal=job.ordinal if job else 0,
+            now=self.clock.now(),
+            trace_id=trace_id,
+            wait=self._pause,
+            key=key,
+            prompt=job.topic if job else "",
+        )
+        act = self._retrieve if method == "GET" else self._cancel
+        return self._through_faults(call, lambda call: act(call.response_id, request))
+
+    def _retrieve(self, response_id: str, request: Request) -> Reply:
+        self._check_organization(request)
+        with self._lock:
+            now = self.clock.now()
+            job = self._jobs[response_id] = read(self._known(response_id, now), now, self.options.time_limit)
+            self._journal.ended(job, now)
+        return Reply(200, profiles.retrieved(self.options, job, now))
+
+    def _cancel(self, response_id: str, request: Request) -> Reply:
+        self._check_organization(request)
+        with self._lock:
+            now = self.clock.now()
+            job = self._known(response_id, now)
+            if not can_cancel(job, now, self.options.cancel_queued):
+                raise Refusal(
+                    409, f"Only a running response can be cancelled; this one is {status_at(job, now)}"
+                )
+            job = self._jobs[response_id] = replace(job, cancelled_at=now)
+            if job.life.cancel_holds:
+                self._journal.ended(job, now)
+        return Reply(200, profiles.cancelled(job, now))
+
+    def _check_organization(self, request: Request) -> None:
+        if self.options.profile == "get-status" and not parse_qs(request.query).get("organizationId"):
+            raise bad_field("organizationId", "Field required: organizationId")
+
+    def _known(self, response_id: str, now: float) -> Job:
+        job = self._jobs.get(response_id)
+        if job is None or not job.background or now >= job.created_at + self.options.retention:
+            raise Refusal(404, "Response not found")
+        return job
+
+    def _with_headers(
+        self, reply: Reply, admission: Admission | None, trace_id: str, seconds: float
+    ) -> Reply:
+        now = self.clock.now()
+        headers = (
+            ("Date", formatdate(now + reply.date_offset, usegmt=True)),
+            ("x-request-id", trace_id),
+            ("freddy-processing-ms", str(int(seconds * 1000))),
+            ("freddy-api-version", API_VERSION),
+            ("aitronos-organization", ORGANIZATION),
+        )
+        plan = _plan_headers(admission, now) if admission is not None and reply.rate_headers else ()
+        return replace(reply, headers=headers + plan + reply.headers)
+
+
+def _limit_of(options: Options) -> RequestLimit | None:
+    if options.per_minute is None and options.per_day is None:
+        return None
+    no_limit = 10**9
+    return RequestLimit(options.per_minute or no_limit, options.burst, options.per_day)
+
+
+def _key_in(request: Request, profile: str) -> str:
+    if profile == "current":
+        key = request.headers.get("x-api-key", "")
+    else:
+        # The scheme's case matters to the real service, though HTTP says it does not.
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        key = key.strip() if scheme == "Bearer" else ""
+    if not key:
+        raise Refusal(401, "Authentication required", "AUTHENTICATION_REQUIRED")
+    return key
+
+
+def _refuse_over_limit(admission: Admission | None) -> None:
+    if admission is None or admission.admitted:
+        return
+    wait = math.ceil(admission.retry_after)
+    message = f"Rate limit exceeded. Try again in {wait} seconds."
+    raise Refusal(429, message, details={"retry_after": wait}, headers=(("Retry-After", str(wait)),))
+
+
+def _refused(refusal: Refusal, trace_id: str, now: float) -> Reply:
+    trouble = Trouble(refusal.status, refusal.message, refusal.code, refusal.details, trace_id, now)
+    return error_reply(refusal.shape, trouble, refusal.headers)
+
+
+def _plan_headers(admission: Admission, now: float) -> tuple[tuple[str, str], ...]:
+    limit, remaining = str(admission.limit), str(admission.remaining)
+    return (
+        ("X-RateLimit-Limit", limit),
+        ("X-RateLimit-Remaining", remaining),
+        ("X-RateLimit-Reset", str(math.ceil(now + admission.reset_after))),
+        ("X-RateLimit-Retry-After", str(math.ceil(admission.retry_after))),
+        ("x-ratelimit-limit-requests", limit),
+        ("x-ratelimit-remaining-requests", remaining),
+        ("x-ratelimit-reset-requests", f"{admission.reset_after:.0f}s"),
+    )
