@@ -58,6 +58,7 @@ class Response:
     error_code: str | None = None
     error_message: str | None = None
     request_id: str | None = None
+    background_ignored: bool = False  # the submit brought a finished answer: there is nothing to poll
 
     @property
     def terminal(self) -> bool:
