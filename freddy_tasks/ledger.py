@@ -6,12 +6,13 @@ The scripts in `lua/` say what each field means.
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib import resources
-from typing import Any
+from typing import Any, Self
 
 from kombu.utils.json import dumps, loads
 
@@ -20,6 +21,7 @@ from .models import Job, Lane
 
 RECORD_TTL = 3 * 86_400  # past the API's retention of 24 hours, and a queue of a day before it
 ADMISSION_TIMEOUT = 86_400.0  # longest wait for one of the plan's requests, in seconds
+DISPATCHER_TTL = 30  # seconds
 PREPAID_SECONDS = 2.0  # how long a request paid for by the dispatcher may be used
 RANKS = {Lane.INTERACTIVE: 0, Lane.NORMAL: 1, Lane.BATCH: 2}
 
@@ -46,6 +48,7 @@ class Held:
     phase: Phase
     now: float  # Unix seconds by the state server's clock
     job: Job
+    claimed_at: float = field(default=0.0, compare=False)  # seconds by this machine's monotonic clock
     body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the submit's args and kwargs
     outcome: Mapping[str, Any] | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -114,17 +117,47 @@ class Record:
     due: float | None
 
 
+class Wake:
+    """A subscription to the ledger's wake-up calls."""
+
+    def __init__(self, pubsub: Any, channel: str) -> None:
+        self._pubsub = pubsub
+        self._channel = channel
+
+    def __enter__(self) -> Self:
+        self._pubsub.subscribe(self._channel)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pubsub.close()
+
+    def wait(self, timeout: float) -> None:
+        """Return after `timeout` seconds, or at the first call."""
+        if self._pubsub.get_message(timeout=timeout) is None:
+            return
+        while self._pubsub.get_message() is not None:  # one look answers all calls so far
+            pass
+
+
 class Ledger:
     """All transitions of all responses of one app. Safe to share between threads and across a fork.
 
     Any method raises `redis.exceptions.RedisError` when the state server cannot be reached.
     """
 
-    def __init__(self, redis: Any, prefix: str, budget: Budget, lease: float = 60.0) -> None:
+    def __init__(
+        self,
+        redis: Any,
+        prefix: str,
+        budget: Budget,
+        lease: float = 60.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.redis = redis
         self.prefix = prefix
         self.lease = lease
         self.budget = budget
+        self._monotonic = monotonic
         self._scripts = {name: redis.register_script(source) for name, source in _sources().items()}
 
     def begin(
@@ -148,7 +181,8 @@ class Ledger:
         match answer[0]:
             case "granted":
                 job = replace(job, deadline=float(answer[2]))
-                return Held(task_id, 1, Phase.QUEUED, float(answer[1]), job, body=body, options=options)
+                now = float(answer[1])
+                return Held(task_id, 1, Phase.QUEUED, now, job, self._monotonic(), body=body, options=options)
             case "lined_up":
                 return LinedUp()
             case _:
@@ -159,7 +193,7 @@ class Ledger:
         answer = self._run("claim", task_id, generation, self.lease, uuid.uuid4().hex)
         match answer[0]:
             case "held":
-                return _held(task_id, generation, answer)
+                return _held(task_id, generation, answer, self._monotonic())
             case "lined_up":
                 return LinedUp()
             case "gone":
@@ -191,9 +225,13 @@ class Ledger:
         """Celery has the outcome: drop it here, and keep the id as a fence."""
         return bool(self._run("close", task_id, generation)[0] not in {"fenced", "gone"})
 
-    def cancel(self, task_id: str) -> Phase | None:
-        """Record the wish to cancel; the phase it was in, or None when there is nothing left to cancel."""
-        answer = self._run("cancel", task_id)
+    def cancel(self, task_id: str, *, even_unseen: bool = True) -> Phase | None:
+        """Record the wish to cancel; the phase it was in, or None when there is nothing left to cancel.
+
+        An id that was never seen here is fenced all the same, as its message may still be on its way;
+        with `even_unseen=False` it is left alone.
+        """
+        answer = self._run("cancel", task_id, int(even_unseen))
         return Phase(answer[1]) if answer[0] == "cancelling" else None
 
     def revive(self, task_id: str, phase: Phase, timeout: float) -> bool:
@@ -229,9 +267,24 @@ class Ledger:
         ids = self.redis.zrange(f"{self.prefix}:suspended", 0, -1)
         return tuple(record for record in map(self.record, ids) if record is not None)
 
-    def wake_channel(self) -> str:
-        """Channel that tells dispatchers of a due time earlier than all others."""
-        return f"{self.prefix}:wake"
+    def listen(self) -> Wake:
+        """Hear of it when something is due earlier than all that was known."""
+        return Wake(self.redis.pubsub(ignore_subscribe_messages=True), f"{self.prefix}:wake")
+
+    def sign_in(self, dispatcher: str) -> None:
+        """Leave a sign of life of a dispatcher."""
+        key = f"{self.prefix}:dispatchers"
+        now = float(self.redis.time()[0])
+        with self.redis.pipeline() as pipe:
+            pipe.zadd(key, {dispatcher: now})
+            pipe.zremrangebyscore(key, "-inf", now - DISPATCHER_TTL)
+            pipe.expire(key, DISPATCHER_TTL)
+            pipe.execute()
+
+    def dispatchers(self) -> tuple[str, ...]:
+        """Those that gave a sign of life within the last half minute."""
+        since = float(self.redis.time()[0]) - DISPATCHER_TTL
+        return tuple(self.redis.zrangebyscore(f"{self.prefix}:dispatchers", since, "+inf"))
 
     def _run(self, name: str, *args: Any) -> Any:
         budget = self.budget
@@ -260,7 +313,7 @@ def _job(text: str, deadline: float | str) -> Job:
     return Job.from_message({**_load(text), "deadline": float(deadline)})
 
 
-def _held(task_id: str, generation: int, answer: list[Any]) -> Held:
+def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float) -> Held:
     _, now, phase, deadline, job, body, outcome, options, may_ask, cancelled, lost, abandoned = answer
     return Held(
         task_id,
@@ -268,6 +321,7 @@ def _held(task_id: str, generation: int, answer: list[Any]) -> Held:
         Phase(phase),
         float(now),
         _job(job, deadline),
+        claimed_at,
         body=_load(body),
         outcome=loads(outcome) if outcome else None,
         options=_load(options),

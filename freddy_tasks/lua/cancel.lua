@@ -1,15 +1,17 @@
 -- The wish to cancel, as a fact: no poll passes it, and it outlives every worker.
--- ARGV: id
+-- ARGV: id, even_unseen ('1': fence an id that was never seen, too)
 local id = ARGV[6]
 local key = key_of(id)
 local state = redis.call('HMGET', key, 'phase', 'holder')
 local phase = state[1]
+if not phase and ARGV[7] ~= '1' then return { 'fenced', 'unknown' } end
 if not phase then
   redis.call('HSET', key, 'phase', 'cancelled', 'generation', 0, 'holder', '')
   redis.call('EXPIRE', key, CLOSED_TTL)
   return { 'fenced', 'unknown' }
 end
-if phase == 'closed' or phase == 'settled' or phase == 'cancelling' or phase == 'cancelled' then
+if phase == 'cancelling' then return { 'cancelling', phase } end
+if phase == 'closed' or phase == 'settled' or phase == 'cancelled' then
   return { 'fenced', phase }
 end
 redis.call('HSET', key, 'cancel', '1')

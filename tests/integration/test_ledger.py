@@ -163,7 +163,7 @@ def test_cancel_fences_a_poll_in_flight(ledger: Ledger) -> None:
     assert not ledger.settle(held, {"result": {}}, held.job)
     (hop,) = ledger.pop().hops
     assert hop.phase is Phase.CANCELLING
-    assert ledger.cancel(task_id) is None
+    assert ledger.cancel(task_id) is Phase.CANCELLING
 
 
 def test_cancel_of_a_submit_in_flight_waits_for_its_id(ledger: Ledger) -> None:

@@ -1,0 +1,161 @@
+"""The waiting room's door: publishes what is due, and sleeps until the next moment that matters."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from celery import Celery
+from redis.exceptions import RedisError
+
+from .continuation import CANCEL, GENERATION_HEADER, POLL, SUBMIT, publish
+from .ledger import Hop, Ledger, Phase
+from .runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+LONGEST_SLEEP = 1.0  # seconds: how late a local revoke or a stop is noticed
+SIGN_OF_LIFE = 10.0  # seconds between two
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while the state server is away
+BATCH = 100  # jobs taken out at once
+
+
+class Dispatcher:
+    """A thread of its own in each worker; any number of them share one waiting room.
+
+    `revoked` names the tasks that this worker has been told to revoke.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        runtime: Runtime,
+        hostname: str,
+        revoked: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        self._app = app
+        self._ledger: Ledger = runtime.ledger
+        self._monotonic = runtime.monotonic
+        self._hostname = hostname
+        self._revoked = revoked
+        self._seen_revoked: set[str] = set()
+        self._unpublished: deque[Hop] = deque()
+        self._to_cancel: deque[str] = deque()
+        self._next_sign = 0.0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="freddy-dispatcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to dispatch."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Stop; what is due goes to other dispatchers."""
+        self._stopping.set()
+        self._thread.join(timeout)
+
+    def cancel(self, task_id: str) -> None:
+        """Record from any thread that a task of this app was revoked; returns at once."""
+        self._to_cancel.append(task_id)
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopping.is_set():
+            try:
+                self._dispatch_until_stopped()
+            except RedisError as error:
+                logger.warning(
+                    "State server away (%s); responses wait, next attempt in %.1f s",
+                    type(error).__name__,
+                    pause,
+                )
+                self._stopping.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            except Exception:
+                logger.exception("Dispatcher failed; it starts again in %.1f s", LONGEST_PAUSE)
+                self._stopping.wait(LONGEST_PAUSE)
+            else:
+                pause = FIRST_PAUSE
+
+    def _dispatch_until_stopped(self) -> None:
+        with self._ledger.listen() as wake:
+            while not self._stopping.is_set():
+                wake.wait(min(self.dispatch(), LONGEST_SLEEP))
+
+    def dispatch(self) -> float:
+        """Publish what is due, once; the seconds until there is something to do again."""
+        self._give_sign_of_life()
+        self._cancel_revoked()
+        popped = self._ledger.pop(BATCH)
+        self._unpublished.extend(popped.hops)
+        self._publish()
+        if self._unpublished:
+            return LONGEST_SLEEP
+        if len(popped.hops) == BATCH:
+            return 0.0
+        return LONGEST_SLEEP if popped.wait is None else max(0.0, popped.wait)
+
+    def _publish(self) -> None:
+        """Send all messages that are ready; those the broker does not take are kept for the next round."""
+        if not self._unpublished:
+            return
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=LONGEST_PAUSE) as producer:
+                while self._unpublished:
+                    hop = self._unpublished[0]
+                    publish(self._app, producer, **message_of(hop))
+                    self._unpublished.popleft()
+        except Exception as error:  # any transport has exceptions of its own; the lease is the backstop
+            logger.warning("Broker away (%s); %d messages wait", type(error).__name__, len(self._unpublished))
+
+    def _cancel_revoked(self) -> None:
+        try:
+            revoked = set(self._revoked())
+        except RuntimeError:  # changed by the worker's own thread meanwhile: look again next time
+            revoked = self._seen_revoked
+        for task_id in revoked - self._seen_revoked:
+            self._to_cancel.append(task_id)
+        self._seen_revoked = revoked
+        while self._to_cancel:
+            self._ledger.cancel(self._to_cancel[0], even_unseen=False)
+            self._to_cancel.popleft()
+
+    def _give_sign_of_life(self) -> None:
+        if self._monotonic() >= self._next_sign:
+            self._ledger.sign_in(self._hostname)
+            self._next_sign = self._monotonic() + SIGN_OF_LIFE
+
+
+def message_of(hop: Hop) -> dict[str, Any]:
+    """The message that brings a job to its next step."""
+    if hop.phase is Phase.CANCELLING:
+        options = {
+            name: hop.options[name] for name in ("exchange", "routing_key", "priority") if name in hop.options
+        }
+        return {
+            "name": CANCEL,
+            "task_id": f"{hop.task_id}-cancel-{hop.generation}",
+            "args": [hop.task_id, hop.generation],
+            "kwargs": {},
+            "options": {**options, "ignore_result": True},
+        }
+    if hop.phase in {Phase.QUEUED, Phase.SENT}:
+        return {
+            "name": SUBMIT,
+            "task_id": hop.task_id,
+            "args": hop.body.get("args", []),
+            "kwargs": hop.body.get("kwargs", {}),
+            "options": hop.options,
+            "headers": {GENERATION_HEADER: hop.generation},
+        }
+    return {
+        "name": POLL,
+        "task_id": hop.task_id,
+        "args": [hop.generation],
+        "kwargs": {},
+        "options": hop.options,
+        "headers": {GENERATION_HEADER: hop.generation},
+    }

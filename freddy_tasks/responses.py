@@ -1,0 +1,344 @@
+"""One response's way through Celery: fetch, decide, act. The tasks are thin doors to this."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from celery import Task, states
+from celery.exceptions import Ignore, Reject
+from redis.exceptions import RedisError
+
+from . import answers, polling
+from .continuation import context_of, generation_of, options_of
+from .errors import FreddyError, LedgerLost, error_class
+from .ledger import Fenced, Gone, Held, LinedUp, Phase
+from .models import CallFailed, FailureKind, Job, Reply, Request, Status
+from .polling import After, Cancelled, Complete, Decision, Fail, PollAgain, SubmitAgain
+from .runtime import Runtime, runtime_of
+
+logger = logging.getLogger(__name__)
+
+SETTLED = "freddy_settled"  # attribute of a task request: what kind of outcome the ledger keeps
+FIRST_GENERATION = 1  # of the user's own message
+REQUEUE_PAUSE = 1.0  # seconds a submit waits when the state server is away, before its message goes back
+_NAMESPACE = uuid.UUID("8e5d2f7c-9a0b-4f0e-9d0c-2f1c6a5b7d31")
+_AFTER = {After.NOTHING: Phase.CLOSED, After.RESUMABLE: Phase.SUSPENDED, After.CANCEL: Phase.CANCELLING}
+_TASK = Task[Any, Any]
+
+
+class Parked(Ignore):
+    """The task ends here and goes on later under its own id; `text` is what monitors show meanwhile."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+
+
+def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> Any:
+    """Submit a prompt, or find out why not; returns only when the response is terminal already.
+
+    `timeout` is in seconds for the whole; None allows the default from the moment the prompt is sent.
+    """
+    runtime = runtime_of(task.app)
+    if task.request.is_eager or task.request.called_directly:
+        return _run_here(runtime, request, job, timeout)
+    try:
+        held = _admit(runtime, task, job, timeout)
+    except RedisError as error:
+        logger.warning(
+            "State server away; the prompt of task %s waits: %s", task.request.id, type(error).__name__
+        )
+        runtime.sleep(REQUEUE_PAUSE)
+        raise Reject(type(error).__name__, requeue=True) from None
+    if held.phase is Phase.SETTLED:
+        return _hand_over(runtime, task, held)
+    if held.recovered and task.backend.get_state(held.task_id) in states.READY_STATES:
+        return _abandon(runtime, held)
+    if held.phase is Phase.SENT:
+        reply = Reply(CallFailed(FailureKind.TRANSIENT, "the worker that sent it died before it had a reply"))
+    elif held.now >= held.job.deadline or not held.may_ask:
+        return _carry_out(runtime, task, held, polling.unsent(held.job))
+    else:
+        reply = runtime.client.create(request, idempotency_key(held.task_id))
+    now = _now(runtime, held)
+    decision = polling.decide_submit(
+        held.job,
+        reply.seen,
+        runtime.schedule(held.job),
+        now,
+        runtime.random,
+        runtime.policy,
+        retry_in=_retry_in(runtime, reply),
+    )
+    return _carry_out(runtime, task, held, decision)
+
+
+def poll(task: _TASK, generation: int) -> Any:
+    """Look at a response once; returns or raises only when there is an outcome."""
+    runtime = runtime_of(task.app)
+    held = _claim(runtime, task, _id(task), generation)
+    if held.phase is Phase.SETTLED:
+        return _hand_over(runtime, task, held)
+    if held.recovered and task.backend.get_state(held.task_id) in states.READY_STATES:
+        return _abandon(runtime, held)
+    if not held.may_ask:
+        return _carry_out(runtime, task, held, polling.unanswered(held.job))
+    reply = runtime.client.retrieve(held.job.response_id)
+    decision = polling.decide(
+        held.job,
+        reply.seen,
+        runtime.schedule(held.job),
+        _now(runtime, held),
+        runtime.random,
+        runtime.policy,
+        retry_in=_retry_in(runtime, reply),
+    )
+    return _carry_out(runtime, task, held, decision)
+
+
+def cancel(task: _TASK, task_id: str, generation: int) -> None:
+    """End a cancelled response: for Celery at once, at the API until it is settled."""
+    runtime = runtime_of(task.app)
+    held = _claim(runtime, task, task_id, generation)
+    if not held.abandoned:
+        mark_revoked(task, task_id, held.options)
+    if not held.job.response_id or not runtime.settings.cancel_remotely:
+        runtime.ledger.close(task_id, generation)
+        return
+    if not held.may_ask:
+        runtime.ledger.park(held, Phase.CANCELLING, held.job, runtime.settings.lease)
+        return
+    call = runtime.client.cancel if polling.cancels_next(held.job) else runtime.client.retrieve
+    reply = call(held.job.response_id)
+    decision = polling.decide_cancel(held.job, reply.seen, _now(runtime, held), runtime.random)
+    if isinstance(decision, Cancelled):
+        runtime.ledger.close(task_id, generation)
+        logger.info("Response %s of task %s %s", held.job.response_id, task_id, decision.note)
+    else:
+        runtime.ledger.park(held, Phase.CANCELLING, decision.job, decision.delay)
+
+
+def close(task: _TASK, status: str) -> None:
+    """Celery has stored an outcome; the ledger may let go of the one it kept, when they are the same."""
+    settled = getattr(task.request, SETTLED, None)
+    if settled != status:
+        return
+    generation = generation_of(task.request) or FIRST_GENERATION
+    runtime_of(task.app).ledger.close(_id(task), generation)
+
+
+def mark_revoked(task: _TASK, task_id: str, options: Mapping[str, Any]) -> None:
+    """Give a cancelled task its terminal state, and count it for its chord, unless it has ended already."""
+    if task.backend.get_state(task_id) in states.READY_STATES - {states.REVOKED}:
+        return
+    context = context_of(task_id, options)
+    task.backend.mark_as_revoked(
+        task_id, "cancelled", request=context, store_result=not context.ignore_result
+    )
+
+
+def idempotency_key(task_id: str) -> str:
+    """The same for every submit of one task, and of no other."""
+    return str(uuid.uuid5(_NAMESPACE, task_id))
+
+
+def _admit(runtime: Runtime, task: _TASK, job: Job, timeout: float | None) -> Held:
+    generation = generation_of(task.request)
+    if generation is not None:
+        return _claim(runtime, task, _id(task), generation)
+    admitted = runtime.ledger.begin(
+        _id(task),
+        job,
+        body={"args": task.request.args, "kwargs": task.request.kwargs},
+        options=options_of(task),
+        timeout=runtime.settings.timeout if timeout is None else timeout,
+        whole=timeout is not None,
+    )
+    match admitted:
+        case Held():
+            return admitted
+        case LinedUp():
+            _show(task, Status.QUEUED, job, None)
+            raise Parked("queued, waits for one of the plan's requests")
+        case Fenced(Phase.CANCELLED):
+            mark_revoked(task, _id(task), options_of(task))
+            raise Ignore
+        case Fenced():  # a redelivery: its response is on its way already
+            raise Ignore
+
+
+def _claim(runtime: Runtime, task: _TASK, task_id: str, generation: int) -> Held:
+    try:
+        claimed = runtime.ledger.claim(task_id, generation)
+    except RedisError as error:
+        logger.warning(
+            "State server away; task %s comes back by its lease: %s", task_id, type(error).__name__
+        )
+        raise Ignore from None
+    match claimed:
+        case Held():
+            return claimed
+        case LinedUp():
+            raise Parked("due, waits for one of the plan's requests")
+        case Gone() if task.request.id == task_id:
+            raise LedgerLost.because(
+                "The state server has no record of this response any more: it was flushed, or evicts keys. "
+                "Give the ledger a Redis with `noeviction` and an append-only file. The response may still "
+                "run at the API."
+            )
+        case _:  # stale, redelivered, cancelled, or ended
+            raise Ignore
+
+
+def _id(task: _TASK) -> str:
+    return str(task.request.id)
+
+
+def _carry_out(runtime: Runtime, task: _TASK, held: Held, decision: Decision) -> Any:
+    match decision:
+        case PollAgain(job, delay):
+            return _park(runtime, task, held, Phase.WAITING, job, delay)
+        case SubmitAgain(job, delay):
+            return _park(runtime, task, held, Phase.QUEUED, job, delay)
+        case Complete(job, response):
+            result = answers.terminal_result(response, job.polls)
+            return _settle(runtime, task, held, job, {"result": result}, Phase.CLOSED)
+        case Fail(job, error, after):
+            return _settle(runtime, task, held, job, _outcome_of(error, job), _AFTER[after])
+
+
+def _park(runtime: Runtime, task: _TASK, held: Held, phase: Phase, job: Job, delay: float) -> NoReturn:
+    due = _now(runtime, held) + delay
+    _show(task, job.status, job, due)
+    parked = _write(runtime.ledger.park, held, phase, job, delay)
+    if isinstance(parked, Fenced):
+        _show_end(task, held, parked)
+        raise Ignore
+    raise Parked(f"{job.status.value}, poll {job.polls}, next in {delay:.0f} s")
+
+
+def _settle(
+    runtime: Runtime, task: _TASK, held: Held, job: Job, outcome: Mapping[str, Any], after: Phase
+) -> Any:
+    if not _write(runtime.ledger.settle, held, outcome, job, after):
+        _show_end(task, held, Fenced(None))
+        raise Ignore
+    return _return(task, outcome)
+
+
+def _hand_over(runtime: Runtime, task: _TASK, held: Held) -> Any:
+    """Give Celery a kept outcome again; of one it has stored already, only what follows the storing."""
+    outcome = held.outcome or {}
+    state = task.backend.get_state(held.task_id)
+    if state not in states.READY_STATES:
+        return _return(task, outcome)
+    if state == states.SUCCESS and "result" in outcome:
+        task.backend.mark_as_done(held.task_id, outcome["result"], task.request, store_result=False)
+    elif state == states.FAILURE and "error" in outcome:
+        task.backend.mark_as_failure(
+            held.task_id, _error_of(outcome), request=task.request, store_result=False
+        )
+    runtime.ledger.close(held.task_id, held.generation)
+    raise Ignore
+
+
+def _abandon(runtime: Runtime, held: Held) -> NoReturn:
+    """Celery ended the task by itself (a time limit, a lost worker): only the API is still to be told."""
+    if runtime.ledger.settle(held, {}, held.job, Phase.CANCELLING):
+        runtime.ledger.close(held.task_id, held.generation)
+    raise Ignore
+
+
+def _return(task: _TASK, outcome: Mapping[str, Any]) -> Any:
+    if "result" in outcome:
+        setattr(task.request, SETTLED, states.SUCCESS)
+        return outcome["result"]
+    setattr(task.request, SETTLED, states.FAILURE)
+    raise _error_of(outcome)
+
+
+def _outcome_of(error: FreddyError, job: Job) -> dict[str, Any]:
+    if job.return_exceptions:
+        return {"result": error.to_result()}
+    return {"error": {"type": type(error).__name__, "message": error.message, "info": error.info}}
+
+
+def _error_of(outcome: Mapping[str, Any]) -> FreddyError:
+    error = outcome.get("error") or {}
+    return error_class(str(error.get("type")))(str(error.get("message", "")), error.get("info"))
+
+
+def _write(transition: Any, *args: Any) -> Any:
+    try:
+        return transition(*args)
+    except RedisError as error:
+        # What the API said is lost with this hop; the lease brings a new one, which asks again.
+        logger.warning("State server away; the task comes back by its lease: %s", type(error).__name__)
+        raise Ignore from None
+
+
+def _show(task: _TASK, status: Status, job: Job, due: float | None) -> None:
+    """What `AsyncResult.state` and `.info` tell while the response is not terminal."""
+    if getattr(task.request, "ignore_result", False) or task.ignore_result:
+        return
+    state = "IN_PROGRESS" if status is Status.IN_PROGRESS else "QUEUED"
+    facts = {
+        "response_id": job.response_id or None,
+        "polls": job.polls,
+        "next_poll_at": due,
+        "progress": job.progress,
+        "deadline": job.deadline or None,
+    }
+    task.update_state(state=state, meta={name: fact for name, fact in facts.items() if fact is not None})
+
+
+def _show_end(task: _TASK, held: Held, fenced: Fenced) -> None:
+    """Undo a state that this hop showed while somebody else cancelled the response."""
+    if (
+        fenced.phase in {None, Phase.CANCELLING, Phase.CLOSED}
+        and task.backend.get_state(held.task_id) not in states.READY_STATES
+    ):
+        mark_revoked(task, held.task_id, held.options)
+
+
+def _now(runtime: Runtime, held: Held) -> float:
+    """The state server's time, carried on by this machine's monotonic clock since the claim."""
+    return held.now + max(0.0, runtime.monotonic() - held.claimed_at)
+
+
+def _retry_in(runtime: Runtime, reply: Reply) -> float | None:
+    return None if reply.hints.retry_at is None else max(0.0, reply.hints.retry_at - runtime.clock())
+
+
+def _run_here(runtime: Runtime, request: Request, job: Job, timeout: float | None) -> Any:
+    """The whole way in this process, for eager mode: no ledger, no budget, the caller waits."""
+    started = runtime.clock()
+    job = replace(job, deadline=started + (timeout or runtime.settings.timeout))
+    key = str(uuid.uuid4())
+    decision: Decision = SubmitAgain(job, 0.0)
+    while isinstance(decision, PollAgain | SubmitAgain):
+        runtime.sleep(decision.delay)
+        if isinstance(decision, SubmitAgain):
+            reply, decide = runtime.client.create(request, key), polling.decide_submit
+        else:
+            reply, decide = runtime.client.retrieve(decision.job.response_id), polling.decide
+        decision = decide(
+            decision.job,
+            reply.seen,
+            runtime.schedule(decision.job),
+            runtime.clock(),
+            runtime.random,
+            runtime.policy,
+            retry_in=_retry_in(runtime, reply),
+        )
+    if isinstance(decision, Complete):
+        return answers.terminal_result(decision.response, decision.job.polls)
+    if decision.after is After.CANCEL and runtime.settings.cancel_remotely:
+        runtime.client.cancel(decision.job.response_id)
+    if decision.job.return_exceptions:
+        return decision.error.to_result()
+    raise decision.error

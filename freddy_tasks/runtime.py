@@ -1,0 +1,80 @@
+"""What a process needs to work: built once, after the fork, from the environment and the Celery app."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from celery import Celery
+
+from .budget import Budget
+from .client import Client
+from .connections import connect, state_server
+from .ledger import Ledger
+from .models import Job
+from .polling import Policy
+from .schedules import Schedule, Tiers
+from .settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The outside world of one process, as one value."""
+
+    settings: Settings
+    client: Client
+    ledger: Ledger
+    policy: Policy
+    clock: Callable[[], float] = time.time  # Unix seconds of this machine, for the API's moments only
+    monotonic: Callable[[], float] = time.monotonic
+    random: Callable[[], float] = random.random
+    sleep: Callable[[float], None] = time.sleep  # in eager mode only: no worker sleeps
+
+    def schedule(self, job: Job) -> Schedule:
+        """When to look for this response."""
+        del job
+        return Tiers()
+
+
+_runtimes: WeakKeyDictionary[Celery, tuple[int, Runtime]] = WeakKeyDictionary()
+
+
+def runtime_of(app: Celery) -> Runtime:
+    """The runtime of an app in this process.
+
+    Raises `ConfigurationError` naming each variable that is missing or wrong.
+    """
+    pid, runtime = _runtimes.get(app, (0, None))
+    if runtime is None or pid != os.getpid():
+        runtime = build(app, load_settings())
+        use(app, runtime)
+    return runtime
+
+
+def use(app: Celery, runtime: Runtime) -> None:
+    """Give an app a runtime of your own making, for this process."""
+    _runtimes[app] = (os.getpid(), runtime)
+
+
+def build(app: Celery, settings: Settings) -> Runtime:
+    """A runtime from settings; it connects to nothing yet."""
+    redis = connect(state_server(settings, app))
+    budget = Budget.of(settings.api_key.get_secret_value(), *settings.limits)
+    return Runtime(
+        settings=settings,
+        client=Client.from_settings(settings),
+        ledger=Ledger(redis, f"{settings.state_prefix}:{_namespace(app)}", budget, settings.lease),
+        policy=Policy(settings.missing_grace, settings.on_unknown_outcome == "resubmit"),
+    )
+
+
+def _namespace(app: Celery) -> str:
+    """Tell apps on one state server apart by their broker, as a poll must reach its own."""
+    with app.connection_for_write() as connection:
+        place = (connection.virtual_host, (connection.transport_options or {}).get("global_keyprefix"))
+    return hashlib.sha256(repr(place).encode()).hexdigest()[:8]

@@ -1,0 +1,120 @@
+"""What this package adds to a Celery worker: a dispatcher, and requests that show no prompt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # missing in the stubs
+from celery import Task, bootsteps, signals
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from celery.worker.request import Request
+
+from .continuation import HIDDEN
+from .dispatcher import Dispatcher
+from .errors import ConfigurationError
+from .models import Lane
+from .responses import Parked
+from .runtime import runtime_of
+
+logger = logging.getLogger(__name__)
+
+TASKS = "freddy_tasks."  # first part of the names of our tasks
+LOW_PRIORITY = 5  # and up, of 0 to 9; see `lane_of`
+
+
+class HopRequest(Request):
+    """A message of ours in a worker: it hides its arguments, and says in monitors how the wait goes on."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._argsrepr = self._kwargsrepr = HIDDEN
+
+    def info(self, safe: bool = False) -> Any:
+        """What `inspect` and Flower are told of it."""
+        return {**super().info(safe), "args": HIDDEN, "kwargs": HIDDEN}
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """A hop that ended: parked, failed, or ignored."""
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, Parked):
+            self.send_event("task-polling", result=error.text)
+        return super().on_failure(exc_info, send_failed_event, return_ok)
+
+
+class DispatcherStep(bootsteps.StartStopStep):
+    """Starts the dispatcher with the worker and stops it with the worker."""
+
+    label = "FreddyDispatcher"
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.dispatcher: Dispatcher | None = None
+        self._uid = f"freddy_tasks.{id(self)}"
+
+    def start(self, parent: Any) -> None:
+        """Check the settings, then dispatch; a worker without settings ends here, and says why."""
+        try:
+            runtime = runtime_of(parent.app)
+        except ConfigurationError as error:
+            logger.critical("freddy_tasks cannot start: %s", error)
+            raise SystemExit(1) from None
+        self.dispatcher = Dispatcher(parent.app, runtime, parent.hostname, _revoked)
+        signals.task_revoked.connect(self._on_revoked, weak=False, dispatch_uid=self._uid)
+        self.dispatcher.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002  # the bootstep's interface
+        """Stop the dispatcher; what waits is another worker's from here on."""
+        if self.dispatcher:
+            signals.task_revoked.disconnect(dispatch_uid=self._uid)
+            self.dispatcher.stop()
+            self.dispatcher = None
+
+    terminate = stop
+
+    def _on_revoked(self, sender: Any = None, request: Any = None, **_: Any) -> None:
+        # Runs in the worker's event loop: it only leaves a note.
+        if self.dispatcher and getattr(sender, "name", "").startswith(TASKS):
+            self.dispatcher.cancel(request.id)
+
+
+class SurvivingConsumer(Consumer):
+    """Celery's consumer without the fault of 5.7.0 that ends a worker when its Redis restarts.
+
+    `celery.worker.consumer.Consumer.on_connection_error_after_connected` (5.7.0) closes a transport that it
+    has already collected, which raises AttributeError while a countdown or prefetched message is held.
+    """
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Clean up after a lost broker connection, and let the consumer reconnect."""
+        try:
+            super().on_connection_error_after_connected(exc)
+        except AttributeError as error:
+            logger.warning("Clean-up after a lost broker connection failed (%r); reconnecting", error)
+            self.connection = None
+
+
+def lane_of(task: Task[Any, Any]) -> Lane:
+    """The lane of a message that names none, by its Celery priority.
+
+    The upper half of the range is the urgent one with RabbitMQ and the patient one with Redis, whose lowest
+    number goes first.
+    """
+    priority = (task.request.delivery_info or {}).get("priority") or 0
+    if priority < LOW_PRIORITY:
+        return Lane.NORMAL
+    is_amqp = str(task.app.conf.broker_url).startswith(("amqp", "pyamqp"))
+    return Lane.INTERACTIVE if is_amqp else Lane.BATCH
+
+
+def _revoked() -> Iterable[str]:
+    return state.revoked
+
+
+@signals.worker_init.connect(dispatch_uid="freddy_tasks.dispatcher")
+def _add_dispatcher(sender: Any = None, **_: Any) -> None:
+    sender.app.steps["worker"].add(DispatcherStep)
