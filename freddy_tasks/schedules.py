@@ -1,11 +1,12 @@
-"""When to look at an unfinished response: the question, the documented tiers, the jitter.
+"""When to look at an unfinished response: the question, the documented tiers, the rules of every pause.
 
-Pure: seconds in, seconds out; no clock, no randomness, no I/O.
+Pure: seconds in, seconds out; no clock and no I/O, and the one random number is passed in.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,9 @@ CEILING = 86_400.0
 
 MAX_STRETCH = 1_000.0
 """Largest factor by which a binding budget may raise the price of a poll."""
+
+JITTER = 0.05
+"""Share by which a pause is moved either way, so that a batch does not poll in step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +48,64 @@ class Schedule(Protocol):
         ...
 
 
+def next_delay(schedule: Schedule, wait: Wait, *, random: Callable[[], float], stretch: float = 1.0) -> float:
+    """Return seconds until the next look, moved by up to `JITTER` of itself; `random` is uniform in 0..1.
+
+    At least `FLOOR`, and past the deadline by no more than that.
+    """
+    return bounded(jittered(schedule.delay(wait, stretch), random()), wait.remaining)
+
+
+LENGTHS = {"short": 15.0, "medium": 120.0, "long": 900.0}
+"""A caller's words for how long a job takes, in seconds: one inside each documented band."""
+
+
+def expected_seconds(expected: float | str | None) -> float | None:
+    """Return a caller's estimate in seconds: a number above 0, or `short`, `medium`, `long`.
+
+    Raises ValueError for anything else.
+    """
+    if expected is None:
+        return None
+    if isinstance(expected, str):
+        if expected not in LENGTHS:
+            raise ValueError(f"expected {expected!r}: give seconds, or one of {', '.join(LENGTHS)}")
+        return LENGTHS[expected]
+    if not 0 < expected < math.inf:
+        raise ValueError(f"expected {expected!r}: give seconds above 0")
+    return float(expected)
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """One pause, for all jobs shorter than `until`."""
+
+    until: float  # s of job length; the last band's is infinite
+    pause: float  # s
+
+
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """The service's own advice: three pauses, by the length of the job.
+    """The service's own advice: a pause by the length of the job.
 
     The length is the caller's estimate, or the time already gone by where that is longer. The defaults
     are the middles of the documented bands: 2-3 s for jobs under 30 s, 5-10 s under 5 min, 30-60 s above.
+
+    Raises ValueError unless the bands rise to infinity and each pause is positive.
     """
 
-    short: float = 2.5  # s
-    medium: float = 7.5  # s
-    long: float = 45.0  # s
-    short_until: float = 30.0  # s of job length
-    medium_until: float = 300.0  # s of job length
+    bands: tuple[Band, ...] = (Band(30.0, 2.5), Band(300.0, 7.5), Band(math.inf, 45.0))
+
+    def __post_init__(self) -> None:
+        ends = [band.until for band in self.bands]
+        if not ends or ends != sorted(set(ends)) or ends[-1] != math.inf or ends[0] <= 0:
+            raise ValueError("tiers: give bands of rising length, the last one with `inf`")
+        if not all(0 < band.pause < math.inf for band in self.bands):
+            raise ValueError("tiers: each band needs a pause above 0 seconds")
 
     def pause(self, length: float) -> float:
-        """Return the documented pause, in seconds, for a job of this length."""
-        if length < self.short_until:
-            return self.short
-        return self.medium if length < self.medium_until else self.long
+        """Return the pause, in seconds, for a job of this length."""
+        return next((band.pause for band in self.bands if length < band.until), self.bands[-1].pause)
 
     def delay(self, wait: Wait, stretch: float = 1.0) -> float:
         """Return the pause of the job's band, wider by the root of `stretch`.
@@ -71,6 +114,23 @@ class Tiers:
         """
         length = max(wait.elapsed, wait.expected or 0.0)
         return bounded(self.pause(length) * math.sqrt(sane_stretch(stretch)), wait.remaining)
+
+    def __str__(self) -> str:
+        """The text `parse_tiers` reads."""
+        return ",".join(f"{band.until:g}:{band.pause:g}" for band in self.bands)
+
+
+def parse_tiers(text: str) -> Tiers:
+    """Read tiers from `until:pause,...` in seconds, as in `30:2.5,300:7.5,inf:45`.
+
+    Raises ValueError with what is wrong.
+    """
+    try:
+        pairs = [tuple(float(part) for part in band.split(":")) for band in text.split(",")]
+        bands = tuple(Band(until, pause) for until, pause in pairs)
+    except ValueError:
+        raise ValueError(f"tiers {text!r}: write `until:pause,...`, as in `{Tiers()}`") from None
+    return Tiers(bands)
 
 
 def bounded(delay: float, remaining: float) -> float:
@@ -85,9 +145,26 @@ def sane_stretch(stretch: float) -> float:
     return 1.0 if math.isnan(stretch) else min(max(stretch, 1.0), MAX_STRETCH)
 
 
-def jittered(delay: float, random: float, share: float = 0.05) -> float:
-    """Return `delay` moved by up to `share` of itself either way, so that a batch does not poll in step.
-
-    `random` is uniform in 0..1; 0.5 changes nothing.
-    """
+def jittered(delay: float, random: float, share: float = JITTER) -> float:
+    """Return `delay` moved by up to `share` of itself either way; `random` is in 0..1, 0.5 moves nothing."""
     return delay * (1.0 + share * (2.0 * random - 1.0))
+
+
+EASE = 5.0
+"""Backlog, s, at which the price of a poll neither rises nor falls."""
+
+DOUBLING = 15.0
+"""Seconds in which a long backlog doubles the price of a poll, and an empty one halves it."""
+
+
+def next_stretch(stretch: float, *, backlog_seconds: float, interval: float = 1.0) -> float:
+    """Return the price of a poll, as a multiple of the usual one, `interval` seconds after it was `stretch`.
+
+    `backlog_seconds` is how long the requests that wait for room in the budget now will take to leave; 0
+    when a request may leave at once. One multiplier for all workers' polls is the best use of one shared
+    limit (the Lagrange multiplier of the sum of their rates); it is found by raising it while a line
+    stands and lowering it while none does. The answer is within 1 and `MAX_STRETCH`.
+    """
+    backlog = 0.0 if math.isnan(backlog_seconds) else backlog_seconds
+    pull = min(max(backlog / EASE - 1.0, -1.0), 1.0)
+    return sane_stretch(sane_stretch(stretch) * 2.0 ** (pull * min(max(interval, 0.0), 60.0) / DOUBLING))

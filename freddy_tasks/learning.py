@@ -1,0 +1,304 @@
+"""What finished responses of one class teach about when to look at the next one.
+
+A class is the responses of one model and label. Their durations are exact (the service's own two times), so
+nothing is censored by how we polled. The law fitted is a log-t: the shape of a log-normal, with a tail that
+does not rule out the unlucky response. The plan of looks is the best one for that law.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Self
+
+from .hazards import LogT
+from .optimum import Grid, Plan, best_plan, keller_plan, late_share, outlook
+from .schedules import Schedule, Tiers, Wait, bounded, sane_stretch
+
+KEPT = 50
+"""Durations remembered of a class."""
+
+WARM = 3
+"""Durations from which a class has a law of its own."""
+
+FREEDOM = 6.0
+"""Degrees of freedom of every fitted law: near the log-normal in its body, far heavier in its tail."""
+
+PRIOR_SPREAD = 0.4
+"""Spread of a class before anything is known; weighs as much as one duration."""
+
+SPREADS = (0.05, 3.0)
+"""Least and greatest spread believed."""
+
+JUMP = 16.0
+"""Log-likelihood ratio, doubled, from which a class has changed and its older durations are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The newest durations of a class, oldest first, in seconds."""
+
+    durations: tuple[float, ...] = ()  # from submitted to finished
+    runs: tuple[float, ...] = ()  # from started to finished, where the service says when it started
+
+    @classmethod
+    def empty(cls) -> Self:
+        """The history of a class nothing is known of."""
+        return cls()
+
+    def add(self, duration: float, *, ran: float | None = None) -> Self:
+        """Return the history with one more response, which took `duration` seconds, `ran` of them running.
+
+        What is no number, or negative, is not counted. When the newest durations have left the others
+        behind, those are forgotten.
+        """
+        return replace(self, durations=_with(self.durations, duration), runs=_with(self.runs, ran))
+
+    def to_json(self) -> str:
+        """Return the history as a short text for a state server."""
+        return json.dumps({"durations": self.durations, "runs": self.runs}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes | None) -> Self:
+        """Read `to_json` back; what cannot be read is an empty history, which is learned again."""
+        try:
+            value = json.loads(text or "{}")
+            series = (tuple(float(item) for item in value.get(name, ())) for name in ("durations", "runs"))
+            return cls(*(tuple(item for item in items if _counts(item))[-KEPT:] for items in series))
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            return cls()
+
+
+def _counts(duration: float | None) -> bool:
+    return duration is not None and math.isfinite(duration) and duration >= 0
+
+
+def _with(durations: tuple[float, ...], newest: float | None) -> tuple[float, ...]:
+    if newest is None or not _counts(newest):
+        return durations
+    grown = (*durations, round(newest, 3))[-KEPT:]
+    return grown[changed_at(grown) :]
+
+
+def changed_at(durations: tuple[float, ...], least: int = 4) -> int:
+    """Return the index from which the durations belong to another level than before it; 0 where they do not.
+
+    The likelihood ratio of two means against one, of the logarithms, at the best split with at least
+    `least` durations on either side.
+    """
+    count = len(durations)
+    if count < 2 * least:
+        return 0
+    law = fit(durations)
+    low, high = math.log(law.median) - 4.0 * law.spread, math.log(law.median) + 4.0 * law.spread
+    logs = [min(max(math.log(_visible(duration)), low), high) for duration in durations]
+    total, squares = sum(logs), sum(log * log for log in logs)
+    around_one = squares - total * total / count
+    noise = SPREADS[0] ** 2 * count
+    before = sum(logs[: least - 1])
+    split, strongest = 0, JUMP
+    for index in range(least, count - least + 1):
+        before += logs[index - 1]
+        after = total - before
+        around_two = squares - before * before / index - after * after / (count - index)
+        evidence = count * math.log((around_one + noise) / (max(around_two, 0.0) + noise))
+        if evidence > strongest:
+            split, strongest = index, evidence
+    return split
+
+
+def _visible(duration: float) -> float:
+    """A duration of whole seconds may be 0, whose logarithm is not."""
+    return max(duration, 0.5)
+
+
+@lru_cache(maxsize=1024)
+def fit(durations: tuple[float, ...]) -> LogT:
+    """Return the law of these durations (one or more): the likeliest log-t, its spread drawn to the prior.
+
+    Iteratively reweighted (expectation-maximisation for the t, Lange, Little and Taylor, JASA 84:881, 1989).
+    Where all are whole seconds, each end was cut to its second: that variance, 1/6 s^2, is taken off
+    (Sheppard's correction).
+    """
+    logs = [math.log(_visible(duration)) for duration in durations]
+    middle = sorted(logs)[len(logs) // 2]
+    prior = PRIOR_SPREAD**2
+    variance = prior
+    for _ in range(10):
+        weights = [(FREEDOM + 1.0) / (FREEDOM + (log - middle) ** 2 / variance) for log in logs]
+        middle = sum(weight * log for weight, log in zip(weights, logs, strict=True)) / sum(weights)
+        scatter = sum(weight * (log - middle) ** 2 for weight, log in zip(weights, logs, strict=True))
+        variance = max((prior + scatter) / len(logs), SPREADS[0] ** 2)
+    median = math.exp(middle)
+    if all(duration == round(duration) for duration in durations):
+        variance = max(variance - 1.0 / (6.0 * median * median), SPREADS[0] ** 2)
+    return LogT(median, min(math.sqrt(variance), SPREADS[1]), FREEDOM)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """The best looks at responses of a known law."""
+
+    law: LogT  # from submitted to finished, s
+    price: float  # s of lag that one poll is worth
+    run: LogT | None = None  # from started to finished, s
+
+    def delay(self, wait: Wait, stretch: float = 1.0) -> float:
+        """Return seconds until the best next look; see `Schedule.delay`."""
+        law, elapsed = self._law_of(wait)
+        plan = planned(_rounded(law.spread), law.freedom, self._price(law, stretch))
+        then = plan.next_look(elapsed / law.median) * law.median
+        return bounded(then - elapsed, wait.remaining)
+
+    def _price(self, law: LogT, stretch: float) -> float:
+        """In medians, and no higher than `DEAREST`."""
+        return _rounded(
+            min(self.price * sane_stretch(stretch) / law.median, max(DEAREST, self.price / law.median))
+        )
+
+    def _law_of(self, wait: Wait) -> tuple[LogT, float]:
+        """The law that applies to this response now, and the seconds gone by of it."""
+        law, elapsed = self.law, wait.elapsed
+        if self.run is not None and wait.started is not None and 0 <= wait.started <= wait.elapsed:
+            law, elapsed = self.run, wait.started
+        elapsed = elapsed if 0 <= elapsed < LONGEST else 0.0
+        if wait.progress is not None and LEAST_PROGRESS <= wait.progress < 1:
+            gone = elapsed if wait.started is None else min(max(wait.started, 0.0), elapsed)
+            law = sharpened(law, elapsed - gone + gone / wait.progress, wait.progress)
+        return law, elapsed
+
+
+LONGEST = 1e9
+"""A wait longer than this, s, is a clock gone wrong."""
+
+LEAST_PROGRESS = 0.05
+"""Share done below which progress says nothing about the end."""
+
+DEAREST = 2.0
+"""Price of a poll, in medians, at which a response already takes little more than one."""
+
+
+def sharpened(law: LogT, forecast: float, progress: float) -> LogT:
+    """Return the law after a forecast of the whole duration from the share done.
+
+    The forecast's error, on the log scale, is taken as the share still to do, and never under a tenth; the
+    two are weighed by their variances.
+    """
+    if not 0 < forecast < LONGEST:
+        return law
+    doubt = max(1.0 - progress, 0.1) ** 2
+    own = law.spread**2
+    middle = (math.log(law.median) * doubt + math.log(forecast) * own) / (doubt + own)
+    return replace(
+        law, median=math.exp(middle), spread=max(math.sqrt(own * doubt / (own + doubt)), SPREADS[0])
+    )
+
+
+def schedule_for(
+    history: History, tiers: Tiers, *, lag_per_poll: float | None = None, lag_p95: float | None = None
+) -> Schedule:
+    """Return the schedule of a class: the tiers while it is new, then the best looks for its durations.
+
+    `lag_p95` asks that 95 of 100 responses be noticed within so many seconds; `lag_per_poll` says how many
+    seconds of lag one poll is worth; with neither, the class is noticed as soon as the tiers would have,
+    on average, with fewer polls. `lag_p95` goes before `lag_per_poll`.
+    """
+    if len(history.durations) < WARM:
+        return tiers if lag_p95 is None else Capped(tiers, lag_p95)
+    law = fit(history.durations)
+    run = fit(history.runs) if len(history.runs) >= WARM else None
+    near = replace(law, spread=_rounded(law.spread), median=_rounded(law.median))
+    if lag_p95 is not None:
+        return Learned(law, price_for_p95(near, lag_p95), run)
+    return Learned(law, lag_per_poll or price_of_tiers(near, tiers), run)
+
+
+@dataclass(frozen=True, slots=True)
+class Capped:
+    """Another schedule, with no pause longer than `most` seconds unless the budget binds."""
+
+    schedule: Schedule
+    most: float
+
+    def delay(self, wait: Wait, stretch: float = 1.0) -> float:
+        """Return the other schedule's pause, or `most`; see `Schedule.delay`."""
+        most = self.most * math.sqrt(sane_stretch(stretch))
+        return bounded(min(self.schedule.delay(wait, stretch), most), wait.remaining)
+
+
+@lru_cache(maxsize=1024)
+def price_of_tiers(law: LogT, tiers: Tiers) -> float:
+    """Return the price of a poll, s, at which the best plan lags as much as the tiers do by elapsed time."""
+    grid = _body(law)
+
+    def tier(elapsed: float) -> float:
+        return elapsed + tiers.pause(elapsed * law.median) / law.median
+
+    allowed = outlook(tier, *grid).lag
+    return _dearest(law, lambda plan: outlook(plan.next_look, *grid).lag <= allowed)
+
+
+@lru_cache(maxsize=1024)
+def price_for_p95(law: LogT, lag: float) -> float:
+    """Return the price of a poll, s, at which 95 of 100 responses are noticed within `lag` seconds."""
+    grid, limit = _body(law), lag / law.median
+    return _dearest(law, lambda plan: late_share(plan.next_look, limit, *grid) <= 0.05)
+
+
+def _dearest(law: LogT, is_soon_enough: Callable[[Plan], bool]) -> float:
+    """The highest price, s, whose plan is soon enough; by bisection of its logarithm."""
+    low, high = math.log(1e-10), math.log(10.0)
+    for _ in range(16):
+        middle = 0.5 * (low + high)
+        if is_soon_enough(planned(law.spread, law.freedom, math.exp(middle))):
+            low = middle
+        else:
+            high = middle
+    return law.median * math.exp(low)
+
+
+def _body(law: LogT) -> Grid:
+    """The grid of the law with median 1, without the last thousandth of responses."""
+    times, alive = unit_grid(law.spread, law.freedom)
+    count = next((place for place, share in enumerate(alive) if share < 1e-3), len(alive))
+    return times[:count], alive[:count]
+
+
+STEP = 0.05
+"""Prices and laws are told apart down to this ratio, so that few plans serve many classes."""
+
+
+def _rounded(value: float) -> float:
+    return math.exp(round(math.log(value) / STEP) * STEP)
+
+
+@lru_cache(maxsize=256)
+def planned(spread: float, freedom: float, price: float) -> Plan:
+    """Return the best looks for a law of median 1; `price` is counted in medians."""
+    times, alive = unit_grid(spread, freedom)
+    plan = keller_plan(times, alive, price)
+    # Where looks are nearly as dense as the grid, it cannot place them, and Keller's rule is exact.
+    return plan if plan.next_look(1.0) < 1.0 + FINE * spread * CELL else best_plan(times, alive, price)
+
+
+CELL = 1.0 / 24.0
+"""Spreads from one point of the grid to the next, in the body of the law."""
+
+FINE = 3.0
+"""Cells to a pause below which the grid is too coarse for the exact program."""
+
+
+@lru_cache(maxsize=128)
+def unit_grid(spread: float, freedom: float) -> Grid:
+    """Return times and the share unfinished at them, for a law of median 1, up to 100 medians."""
+    law = LogT(1.0, spread, freedom)
+    places = [CELL * cell for cell in range(round(-6.0 / CELL), round(4.0 / CELL) + 1)]
+    step, end = CELL, math.log(100.0) / spread
+    while places[-1] < end:
+        step *= 1.02
+        places.append(places[-1] + step)
+    times = (0.0, *(law.moment(place) for place in places if place <= end))
+    return times, tuple(law.sf(time) for time in times)
