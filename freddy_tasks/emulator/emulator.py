@@ -43,10 +43,14 @@ class Emulator:
         if self._server is not None:
             raise RuntimeError("the emulator runs already")
         self._server = Server(self._host, self._port, self._answer)
+        self._port = self._server.port
         return self
 
     def stop(self) -> None:
-        """Close every connection and end every thread; raises what went wrong inside, if anything did."""
+        """Close every connection and end every thread; raises what went wrong inside, if anything did.
+
+        Responses stay: :meth:`start` brings them back at the same address, as after an outage.
+        """
         if self._server is None:
             return
         server, self._server = self._server, None
@@ -65,10 +69,10 @@ class Emulator:
 
     @property
     def url(self) -> str:
-        """Scheme, host and port; RuntimeError unless started."""
-        if self._server is None:
-            raise RuntimeError("the emulator is not started: use `with Emulator() as api`")
-        return f"http://{self._server.host}:{self._server.port}"
+        """Scheme, host and port, the same after a stop and a start; RuntimeError before the first start."""
+        if not self._port:
+            raise RuntimeError("the emulator has no port yet: use `with Emulator() as api`")
+        return f"http://{self._host}:{self._port}"
 
     @property
     def counts(self) -> Counts:

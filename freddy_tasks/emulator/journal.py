@@ -93,7 +93,6 @@ class Journal:
         self.methods: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.submits: Counter[str] = Counter()
-        self.over_limit = 0
         self.requests: deque[RequestRecord] = deque(maxlen=REQUESTS_KEPT)
         self._logged.clear()
 

@@ -62,7 +62,8 @@ class Connection:
         except ValueError as error:
             raise BadRequest("malformed head") from error
         path, _, query = target.partition("?")
-        keep = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
+        # A reply to HEAD has no body; nobody needs one, so it ends the connection and its framing with it.
+        keep = version == "HTTP/1.1" and method != "HEAD" and headers.get("connection", "").lower() != "close"
         return Request(method, path, query, headers, self._read_body(headers)), keep
 
     def _read_body(self, headers: dict[str, str]) -> bytes:
@@ -157,7 +158,7 @@ class Server:
         self.errors: list[Exception] = []
         """What ``answer`` raised: defects of the emulator."""
         self._listener = socket.create_server((host, port), backlog=1024)
-        self.host, self.port = self._listener.getsockname()[:2]
+        self.host, self.port = host, int(self._listener.getsockname()[1])
         self._acceptor = threading.Thread(target=self._accept, name="freddy-emulator", daemon=True)
         self._acceptor.start()
 

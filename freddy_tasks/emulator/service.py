@@ -13,22 +13,16 @@ from email.utils import formatdate
 from urllib.parse import parse_qs
 
 from freddy_tasks.emulator import profiles
-from freddy_tasks.emulator.answers import topic_of
 from freddy_tasks.emulator.calls import Call, Method, through
 from freddy_tasks.emulator.clock import Clock
-from freddy_tasks.emulator.durations import chance, draw
+from freddy_tasks.emulator.creation import new_job
 from freddy_tasks.emulator.errors import Refusal, Trouble, error_reply
 from freddy_tasks.emulator.exchange import JsonObject, Reply, Request
 from freddy_tasks.emulator.faults import Fault, FaultList
-from freddy_tasks.emulator.instructions import (
-    find_instruction,
-    instructed_life,
-    instructed_pace,
-    instructed_queue,
-)
-from freddy_tasks.emulator.jobs import Job, can_cancel, prompt_digest, read, status_at, with_pace
+from freddy_tasks.emulator.gate import Gate, plan_headers, refuse_over_limit
+from freddy_tasks.emulator.jobs import Job, can_cancel, prompt_digest, read, status_at
 from freddy_tasks.emulator.journal import Counts, JobRecord, Journal, RequestRecord, record_of
-from freddy_tasks.emulator.limits import DAY, Admission, RequestLimit
+from freddy_tasks.emulator.limits import DAY, Admission
 from freddy_tasks.emulator.options import Options
 from freddy_tasks.emulator.routes import find_route
 from freddy_tasks.emulator.validation import bad_field, prompt_of, read_json, validate_create
@@ -45,8 +39,7 @@ class Service:
         self.clock = clock
         self._wait = wait
         self._lock = threading.Lock()
-        self._keys = set(options.keys)
-        self._retired_keys: set[str] = set()
+        self._gate = Gate(options)
         self._journal = Journal(options.log_path)
         self._start_over()
 
@@ -56,7 +49,6 @@ class Service:
         self._creates: Counter[str] = Counter()
         self._replays: dict[str, tuple[str, str, float]] = {}
         self._faults = FaultList(self.options.faults, self.clock.now())
-        self._limit = _limit_of(self.options)
 
     # What a test or an operator asks.
 
@@ -69,7 +61,7 @@ class Service:
                 gets=journal.methods["GET"],
                 deletes=journal.methods["DELETE"],
                 jobs=self._made,
-                over_limit=journal.over_limit,
+                over_limit=self._gate.over_limit,
                 faults=dict(journal.faults),
                 polls={job.id: job.polls for job in self._jobs.values()},
                 submits=dict(journal.submits),
@@ -98,15 +90,13 @@ class Service:
 
     def rotate_key(self, key: str) -> None:
         """Take this key only, from now on."""
-        with self._lock:
-            self._retired_keys |= self._keys
-            self._retired_keys.discard(key)
-            self._keys = {key}
+        self._gate.rotate_key(key)
 
     def reset(self) -> None:
         """Forget jobs, counts and requests; back to the faults and limits of the options."""
         with self._lock:
             self._journal.forget()
+            self._gate.reset()
             self._start_over()
 
     def flush_log(self) -> None:
@@ -125,9 +115,9 @@ class Service:
             self._journal.arrived(request, now)
         try:
             route, subject = find_route(self.options.profile, request.method, request.path)
-            key = self._authorise(request)
-            admission = self._admit(now)
-            _refuse_over_limit(admission)
+            key = self._gate.authorise(request)
+            admission = self._gate.admit(now)
+            refuse_over_limit(admission)
             self._pause(self.options.latency)
             reply = self._answer_route(route, subject, request, key, trace_id)
         except Refusal as refusal:
@@ -137,24 +127,6 @@ class Service:
     def _pause(self, seconds: float) -> None:
         if seconds:
             self._wait(self.clock.real_seconds(seconds))
-
-    def _authorise(self, request: Request) -> str:
-        key = _key_in(request, self.options.profile)
-        with self._lock:
-            keys, retired = self._keys, self._retired_keys
-        if key in retired:
-            raise Refusal(401, "API key has been deactivated", "API_KEY_DEACTIVATED")
-        if keys and key not in keys:
-            raise Refusal(401, "Invalid API key", "INVALID_API_KEY")
-        return key
-
-    def _admit(self, now: float) -> Admission | None:
-        if self._limit is None:
-            return None
-        with self._lock:
-            admission = self._limit.admit(now)
-            self._journal.over_limit += not admission.admitted
-        return admission
 
     def _answer_route(self, route: str, subject: str, request: Request, key: str, trace_id: str) -> Reply:
         match route:
@@ -212,12 +184,8 @@ class Service:
             now = self.clock.now()
             job = self._replayed(idempotency_key, request, now)
             if job is None:
-                job = replace(
-                    self._new_job(call, payload, now),
-                    background=background,
-                    idempotency_key=idempotency_key,
-                    answer=answer,
-                )
+                job = new_job(self.options, call, payload, self._made + 1, now)
+                job = replace(job, background=background, idempotency_key=idempotency_key, answer=answer)
                 self._remember(job, request)
         return Reply(200, profiles.created(job)) if background else self._run_now(job)
 
@@ -230,34 +198,6 @@ class Service:
         if digest != prompt_digest(request.body.decode("utf-8", "replace")):
             raise Refusal(409, "Idempotency key was used with another payload", "IDEMPOTENCY_KEY_REUSED")
         return self._jobs[response_id]
-
-    def _new_job(self, call: Call, payload: JsonObject, now: float) -> Job:
-        digest, occurrence = call.origin
-        metadata = payload.get("metadata")
-        label = metadata.get("label") if isinstance(metadata, dict) else None
-        luck = chance(self.options.seed, "duration", digest, occurrence)
-        drawn = draw(self.options.durations, self._made + 1, luck, label if isinstance(label, str) else None)
-        try:
-            words = find_instruction(call.prompt, metadata)
-            pace = instructed_pace(words, drawn)
-            queue_seconds = instructed_queue(words, self.options.queue_seconds)
-            life = instructed_life(words, call.life)
-        except ValueError as error:
-            raise bad_field("emulate", str(error)) from error
-        thread_id = payload.get("thread_id")
-        job = Job(
-            id="resp_" + secrets.token_hex(16),
-            ordinal=self._made + 1,
-            occurrence=occurrence,
-            digest=digest,
-            topic=topic_of(call.prompt),
-            prompt_chars=len(call.prompt),
-            model=str(payload.get("model") or "ftg-3.0"),
-            thread_id=thread_id if isinstance(thread_id, str) else "thread_" + secrets.token_hex(16),
-            created_at=now,
-            life=life,
-        )
-        return with_pace(job, pace, queue_seconds, self.options.time_limit)
 
     def _remember(self, job: Job, request: Request) -> None:
         self._made += 1
@@ -349,50 +289,10 @@ class Service:
             ("freddy-api-version", API_VERSION),
             ("aitronos-organization", ORGANIZATION),
         )
-        plan = _plan_headers(admission, now) if admission is not None and reply.rate_headers else ()
+        plan = plan_headers(admission, now) if admission is not None and reply.rate_headers else ()
         return replace(reply, headers=headers + plan + reply.headers)
-
-
-def _limit_of(options: Options) -> RequestLimit | None:
-    if options.per_minute is None and options.per_day is None:
-        return None
-    no_limit = 10**9
-    return RequestLimit(options.per_minute or no_limit, options.burst, options.per_day)
-
-
-def _key_in(request: Request, profile: str) -> str:
-    if profile == "current":
-        key = request.headers.get("x-api-key", "")
-    else:
-        # The scheme's case matters to the real service, though HTTP says it does not.
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        key = key.strip() if scheme == "Bearer" else ""
-    if not key:
-        raise Refusal(401, "Authentication required", "AUTHENTICATION_REQUIRED")
-    return key
-
-
-def _refuse_over_limit(admission: Admission | None) -> None:
-    if admission is None or admission.admitted:
-        return
-    wait = math.ceil(admission.retry_after)
-    message = f"Rate limit exceeded. Try again in {wait} seconds."
-    raise Refusal(429, message, details={"retry_after": wait}, headers=(("Retry-After", str(wait)),))
 
 
 def _refused(refusal: Refusal, trace_id: str, now: float) -> Reply:
     trouble = Trouble(refusal.status, refusal.message, refusal.code, refusal.details, trace_id, now)
     return error_reply(refusal.shape, trouble, refusal.headers)
-
-
-def _plan_headers(admission: Admission, now: float) -> tuple[tuple[str, str], ...]:
-    limit, remaining = str(admission.limit), str(admission.remaining)
-    return (
-        ("X-RateLimit-Limit", limit),
-        ("X-RateLimit-Remaining", remaining),
-        ("X-RateLimit-Reset", str(math.ceil(now + admission.reset_after))),
-        ("X-RateLimit-Retry-After", str(math.ceil(admission.retry_after))),
-        ("x-ratelimit-limit-requests", limit),
-        ("x-ratelimit-remaining-requests", remaining),
-        ("x-ratelimit-reset-requests", f"{admission.reset_after:.0f}s"),
-    )

@@ -18,7 +18,7 @@ def read_json(body: bytes) -> JsonObject:
     """Return the JSON object in a request's body, or refuse with 400."""
     try:
         payload = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refusal(400, "The request body is not valid JSON.") from error
     if not isinstance(payload, dict):
         raise Refusal(400, "The request body must be a JSON object.")
