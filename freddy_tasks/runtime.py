@@ -18,7 +18,7 @@ from .connections import connect, state_server
 from .ledger import Ledger
 from .models import Job
 from .polling import Policy
-from .schedules import Schedule, Tiers
+from .schedules import Schedule
 from .settings import Settings, load_settings
 
 
@@ -38,7 +38,7 @@ class Runtime:
     def schedule(self, job: Job) -> Schedule:
         """When to look for this response."""
         del job
-        return Tiers()
+        return self.settings.tiers
 
 
 _runtimes: WeakKeyDictionary[Celery, tuple[int, Runtime]] = WeakKeyDictionary()

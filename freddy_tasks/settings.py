@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .errors import ConfigurationError
+from .schedules import Tiers, parse_tiers
 
 PREFIX = "FREDDY_"
 Seconds = Annotated[float, Field(gt=0)]
@@ -56,9 +57,9 @@ class Settings(BaseSettings):
     missing_grace: Annotated[float, Field(ge=0)] = Field(
         20.0, description="How long a 404 after the submit is taken for the API's own delay."
     )
-    tiers: Annotated[tuple[tuple[float, float, float], ...], NoDecode] = Field(
-        ((30.0, 2.0, 3.0), (300.0, 5.0, 10.0), (float("inf"), 30.0, 60.0)),
-        description="Polling of unknown kinds of prompts: `until:least:most` by elapsed or expected seconds.",
+    tiers: Annotated[Tiers, NoDecode] = Field(
+        Tiers(),
+        description="Polling of unknown kinds of prompts: `until:pause,…` by elapsed or expected seconds.",
     )
     lag_per_poll: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Seconds of lag that one poll is worth; default: chosen to match the tiers."
@@ -89,18 +90,7 @@ class Settings(BaseSettings):
     @field_validator("tiers", mode="before")
     @classmethod
     def _read_tiers(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(tuple(float(part) for part in band.split(":")) for band in value.split(","))
-
-    @model_validator(mode="after")
-    def _tiers_rise(self) -> Settings:
-        ends = [until for until, _, _ in self.tiers]
-        if not ends or ends != sorted(set(ends)) or ends[-1] != float("inf"):
-            raise ValueError("FREDDY_TIERS: give bands in rising order, the last one with `inf`")
-        if any(not 0 < least <= most for _, least, most in self.tiers):
-            raise ValueError("FREDDY_TIERS: each band needs 0 < least <= most")
-        return self
+        return parse_tiers(value) if isinstance(value, str) else value
 
     @property
     def limits(self) -> tuple[int, int, int]:
