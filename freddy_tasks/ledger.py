@@ -267,6 +267,19 @@ class Ledger:
         ids = self.redis.zrange(f"{self.prefix}:suspended", 0, -1)
         return tuple(record for record in map(self.record, ids) if record is not None)
 
+    def heed(
+        self, *, refused: bool, retry_in: float | None, per_minute: int | None, remaining: int | None
+    ) -> float:
+        """Slow every process down to what the API itself says; the seconds for which nobody may call.
+
+        `refused` says that it was a 429, `retry_in` is the pause it named, in seconds; without one the pause
+        doubles from 1 s with each refusal in a row.
+        """
+        answer = self._run(
+            "heed", int(refused), _or_empty(retry_in), _or_empty(per_minute), _or_empty(remaining)
+        )
+        return float(answer[1])
+
     def listen(self) -> Wake:
         """Hear of it when something is due earlier than all that was known."""
         return Wake(self.redis.pubsub(ignore_subscribe_messages=True), f"{self.prefix}:wake")
@@ -297,12 +310,16 @@ class Ledger:
 def _sources() -> dict[str, str]:
     folder = resources.files(__package__) / "lua"
     prelude = (folder / "budget.lua").read_text() + (folder / "ledger.lua").read_text()
-    names = ("begin", "claim", "park", "settle", "close", "cancel", "revive", "pop")
+    names = ("begin", "claim", "park", "settle", "close", "cancel", "revive", "pop", "heed")
     return {name: prelude + (folder / f"{name}.lua").read_text() for name in names}
 
 
 def _dump(value: Mapping[str, Any]) -> str:
     return str(dumps(value, separators=(",", ":")))
+
+
+def _or_empty(value: float | None) -> float | str:
+    return "" if value is None else value
 
 
 def _load(text: str | None) -> Any:

@@ -63,7 +63,7 @@ def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> An
     elif held.now >= held.job.deadline or not held.may_ask:
         return _carry_out(runtime, task, held, polling.unsent(held.job))
     else:
-        reply = runtime.client.create(request, idempotency_key(held.task_id))
+        reply = _heeded(runtime, runtime.client.create(request, idempotency_key(held.task_id)))
     now = _now(runtime, held)
     decision = polling.decide_submit(
         held.job,
@@ -87,7 +87,7 @@ def poll(task: _TASK, generation: int) -> Any:
         return _abandon(runtime, held)
     if not held.may_ask:
         return _carry_out(runtime, task, held, polling.unanswered(held.job))
-    reply = runtime.client.retrieve(held.job.response_id)
+    reply = _heeded(runtime, runtime.client.retrieve(held.job.response_id))
     decision = polling.decide(
         held.job,
         reply.seen,
@@ -113,7 +113,7 @@ def cancel(task: _TASK, task_id: str, generation: int) -> None:
         runtime.ledger.park(held, Phase.CANCELLING, held.job, runtime.settings.lease)
         return
     call = runtime.client.cancel if polling.cancels_next(held.job) else runtime.client.retrieve
-    reply = call(held.job.response_id)
+    reply = _heeded(runtime, call(held.job.response_id))
     decision = polling.decide_cancel(held.job, reply.seen, _now(runtime, held), runtime.random)
     if isinstance(decision, Cancelled):
         runtime.ledger.close(task_id, generation)
@@ -308,6 +308,23 @@ def _show_end(task: _TASK, held: Held, fenced: Fenced) -> None:
 def _now(runtime: Runtime, held: Held) -> float:
     """The state server's time, carried on by this machine's monotonic clock since the claim."""
     return held.now + max(0.0, runtime.monotonic() - held.claimed_at)
+
+
+def _heeded(runtime: Runtime, reply: Reply) -> Reply:
+    """Pass the server's word on its limit on to every process, where it says something new."""
+    hints, seen = reply.hints, reply.seen
+    refused = isinstance(seen, CallFailed) and seen.kind is FailureKind.RATE_LIMITED
+    if refused or hints.limit is not None or hints.remaining is not None:
+        try:
+            runtime.ledger.heed(
+                refused=refused,
+                retry_in=_retry_in(runtime, reply),
+                per_minute=hints.limit,
+                remaining=hints.remaining,
+            )
+        except RedisError as error:
+            logger.warning("State server away; a hint on the limit is lost: %s", type(error).__name__)
+    return reply
 
 
 def _retry_in(runtime: Runtime, reply: Reply) -> float | None:

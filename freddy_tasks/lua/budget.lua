@@ -26,7 +26,7 @@ local function load_budget()
   local state = redis.call('HMGET', KEYS[1], 'tokens', 'updated', 'paused_until', 'slot', 'spent', 'rate')
   rate = math.min(rate > 0 and rate or math.huge, tonumber(state[6]) or math.huge)
   paused_until = tonumber(state[3]) or 0
-  local elapsed = math.max(0, now - (tonumber(state[2]) or now))
+  local elapsed = math.max(0, now - (tonumber(state[2]) or now)) -- none yet after a pause to come
   if rate == math.huge then
     tokens = math.huge
   else
@@ -61,7 +61,8 @@ local function budget_take(count)
   tokens = tokens - count
   spent_today = spent_today + count
   if tokens < math.huge then
-    redis.call('HSET', KEYS[1], 'tokens', string.format('%.6f', tokens), 'updated', string.format('%.6f', now))
+    redis.call('HSET', KEYS[1], 'tokens', string.format('%.6f', tokens),
+      'updated', string.format('%.6f', math.max(now, paused_until)))
   end
   if per_day > 0 then
     redis.call('HSET', KEYS[1], 'slot', slot, 'spent', spent_today)
