@@ -43,7 +43,7 @@ MOST_IDLE = 32
 
 @dataclass(frozen=True, slots=True)
 class RawReply:
-    """A reply as it came; `whole` is False when the body is larger than is read."""
+    """A reply as it came; of a body larger than `LARGEST_REPLY` nothing, and `whole` is False."""
 
     status_code: int
     headers: Mapping[str, str]
@@ -114,20 +114,22 @@ class Transport:
 
 
 def _read(reply: requests.Response) -> RawReply:
-    most = LARGEST_REPLY if reply.ok and not reply.is_redirect else LARGEST_ERROR
-    body = bytearray()
+    accepted = 200 <= reply.status_code < 300
+    most = LARGEST_REPLY if accepted else LARGEST_ERROR
+    chunks: list[bytes] = []
+    room = most + 1
     try:
-        while len(body) <= most:
-            # As it came: what a compressed body grows to is not bounded by what is read of it.
-            chunk = reply.raw.read(min(CHUNK, most + 1 - len(body)), decode_content=False)
-            if not chunk:
-                break
-            body += chunk
+        # As it came: what a compressed body grows to is not bounded by what is read of it.
+        while room and (chunk := reply.raw.read(min(CHUNK, room), decode_content=False)):
+            chunks.append(chunk)
+            room -= len(chunk)
     except (HTTPError, HTTPException, OSError, ValueError):
-        if reply.ok:
+        if accepted:
             raise
         # Of an error the status says enough.
-    return RawReply(reply.status_code, reply.headers, bytes(body[:most]), whole=len(body) <= most)
+    if room or not accepted:
+        return RawReply(reply.status_code, reply.headers, b"".join(chunks))
+    return RawReply(reply.status_code, reply.headers, b"", whole=False)
 
 
 def _why(error: BaseException) -> str:

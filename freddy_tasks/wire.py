@@ -48,6 +48,9 @@ STATUSES = {
 }
 """Every word the API is known to use for runs, jobs and responses; letters only, in lower case."""
 
+GRANTED_EMPTY = frozenset({202, 204})
+"""Statuses of a cancel that mean what they say without a body; a bare 200 may be a reply cut short."""
+
 OURS = {
     "inputs": "it is made from the prompt",
     "model": "name the model beside the prompt",
@@ -110,7 +113,7 @@ def read_retrieved(
 def read_cancelled(
     status_code: int, body_bytes: bytes, headers: Mapping[str, str], *, secrets: Sequence[str]
 ) -> Seen:
-    """What a cancel's reply says; a 2xx without a status, or without a body, grants it."""
+    """What a cancel's reply says; a JSON body without a status, and an empty 202 or 204, grant it."""
     return _read(status_code, parse_json(body_bytes), headers, "DELETE", secrets)
 
 
@@ -164,7 +167,7 @@ def _read(
 ) -> Seen:
     if not 200 <= status_code < 300:
         return read_failure(status_code, body, headers, call=call, secrets=secrets)
-    if call == "DELETE" and body is None:
+    if call == "DELETE" and body is None and status_code in GRANTED_EMPTY:
         body = {}
     if isinstance(body, list):
         body = {"data": body}
