@@ -13,7 +13,7 @@ from email.utils import formatdate
 from urllib.parse import parse_qs
 
 from freddy_tasks.emulator import profiles
-from freddy_tasks.emulator.calls import Call, Method, through
+from freddy_tasks.emulator.calls import Call, Method, Proceed, through
 from freddy_tasks.emulator.clock import Clock
 from freddy_tasks.emulator.creation import new_job
 from freddy_tasks.emulator.errors import Refusal, Trouble, error_reply
@@ -167,11 +167,11 @@ class Service:
         )
         return self._through_faults(call, lambda call: self._create(call, payload, request, idempotency_key))
 
-    def _through_faults(self, call: Call, action: Callable[[Call], Reply]) -> Reply:
+    def _through_faults(self, call: Call, action: Proceed) -> Reply:
         with self._lock:
             taken = self._faults.take(call, self.options.seed)
             self._journal.faults.update(fault.name for fault in taken)
-        return through([fault.effect for fault in taken], action)(call)
+        return through([fault.effect for fault in taken], _refusals_answered(action))(call)
 
     def _create(
         self, call: Call, payload: JsonObject, request: Request, idempotency_key: str | None
@@ -291,6 +291,18 @@ class Service:
         )
         plan = plan_headers(admission, now) if admission is not None and reply.rate_headers else ()
         return replace(reply, headers=headers + plan + reply.headers)
+
+
+def _refusals_answered(action: Proceed) -> Proceed:
+    """Return the action with its refusals as replies, so that a fault can spoil those too."""
+
+    def answered(call: Call) -> Reply:
+        try:
+            return action(call)
+        except Refusal as refusal:
+            return _refused(refusal, call.trace_id, call.now)
+
+    return answered
 
 
 def _refused(refusal: Refusal, trace_id: str, now: float) -> Reply:
