@@ -129,15 +129,11 @@ class Client:
         return self._answered(method, reply, read, [key, *texts])
 
     def _unanswered(self, reply: NoReply) -> Reply:
-        if reply.sent:
-            return _failed(
-                FailureKind.TRANSIENT,
-                f"The API did not answer within {self._read_timeout:g} s or broke off: {reply.why}.",
-            )
-        return _failed(
-            FailureKind.UNSENT,
-            f"No connection to {self._root}: {reply.why}. Check FREDDY_BASE_URL and the network.",
-        )
+        if not reply.sent:
+            message = f"No connection to {self._root}: {reply.why}. Check FREDDY_BASE_URL and the network."
+            return _failed(FailureKind.UNSENT, message)
+        message = f"The API gave no whole reply within {self._read_timeout:g} s: {reply.why}."
+        return _failed(FailureKind.TRANSIENT, message)
 
     def _answered(self, method: str, reply: RawReply, read: _Reader, secrets: Sequence[str]) -> Reply:
         refused = not 200 <= reply.status_code < 300

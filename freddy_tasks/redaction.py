@@ -23,6 +23,8 @@ KEY_LIKE = re.compile(
     r"(?:oak_|sk-|sk_|whsec_)[A-Za-z0-9_\-]{4,}|\b(?:Bearer|Basic)\s+[A-Za-z0-9_\-.~+/=%]{4,}", re.IGNORECASE
 )
 
+QUOTING = re.compile(r"[:;]\s|[\"`{\[<(“”„«»\n]|(?:^|\s)['\u2018]")
+
 
 def one_line(text: str, secrets: Iterable[str] = (), *, most: int = 160) -> str:
     """`text` without secrets, white space collapsed, at most `most` characters.
@@ -38,6 +40,21 @@ def one_line(text: str, secrets: Iterable[str] = (), *, most: int = 160) -> str:
         if len(secret) >= LEAST and line:
             line = _hide(line, secret)
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+
+
+def opening(text: str) -> str:
+    """What a text says before it may begin to quote: up to the first colon, quote or bracket.
+
+    For texts about a prompt that is no longer known, as at a poll: an echo cannot be recognised there, but
+    it is nearly always introduced.
+    """
+    said = QUOTING.split(text, maxsplit=1)[0].rstrip()
+    return said if said == text.rstrip() else f"{said}…"
+
+
+def one_word(text: str, secrets: Iterable[str] = (), *, most: int = 64) -> str:
+    """`text` redacted as by `one_line` if it is a single word, as codes are; "" for anything else."""
+    return "" if len(text.split()) != 1 else one_line(text, secrets, most=most)
 
 
 def texts_of(value: object) -> list[str]:

@@ -17,11 +17,10 @@ from typing import Literal
 
 from .hints import read_hints
 from .models import CallFailed, FailureKind
-from .redaction import one_line
+from .redaction import one_line, one_word, opening
 
 Call = Literal["POST", "GET", "DELETE"]
 
-CODE_LENGTH = 64
 MOST_ITEMS = 5
 """Validation errors told of one reply."""
 
@@ -73,10 +72,12 @@ def read_failure(
     said = read_said(body)
     kind = _kind(status_code, said, headers, body, call)
     advice = _advice(kind, status_code, said)
-    code = one_line(said.code, secrets, most=CODE_LENGTH) or None
+    code = one_word(said.code, secrets) or None
+    # Only a submit knows the prompt that its error may repeat.
+    message = said.message if call == "POST" else opening(said.message)
     return CallFailed(
         kind,
-        _sentence(status_code, code, one_line(said.message, secrets), advice),
+        _sentence(status_code, code, one_line(message, secrets), advice),
         http_status=status_code,
         code=code,
         request_id=request_id(headers, said.request_id, secrets),
@@ -86,7 +87,7 @@ def read_failure(
 def request_id(headers: Mapping[str, str], told: str = "", secrets: Sequence[str] = ()) -> str | None:
     """The API's id of the request: header `x-request-id`, else what the body told."""
     header = next((value for name, value in headers.items() if name.lower() == "x-request-id"), "")
-    return one_line(header or told, secrets, most=128) or None
+    return one_word(header or told, secrets, most=128) or None
 
 
 def read_said(body: object) -> Said:

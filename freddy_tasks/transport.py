@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from http.client import HTTPException, HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from time import monotonic
@@ -26,7 +26,7 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 LARGEST_REPLY = 16 * 1024 * 1024
@@ -240,8 +240,10 @@ class _Timed(HTTPConnection):
             super().send(view[start : start + CHUNK])
 
 
-class _TimedTls(_Timed, HTTPSConnection):
-    pass
+@cache
+def _timed(kind: type[HTTPConnection]) -> type[_Timed]:
+    """That kind of connection, plain, TLS or through SOCKS, with an allowance."""
+    return type(f"Timed{kind.__name__}", (_Timed, kind), {})
 
 
 class _Adapter(HTTPAdapter):
@@ -251,8 +253,8 @@ class _Adapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        connection = _TimedTls if pool.scheme == "https" else _Timed
-        pool.ConnectionCls = partial(connection, allowance=self._allowance)
+        if not isinstance(pool.ConnectionCls, partial):
+            pool.ConnectionCls = partial(_timed(pool.ConnectionCls), allowance=self._allowance)
         return pool
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from .answers import holds_answer, output_text, terminal_result
 from .errors import InvalidRequest
 from .models import CallFailed, FailureKind, Request, Response, Seen, Status
-from .redaction import one_line
+from .redaction import one_line, one_word, opening
 from .refusals import Call, read_failure, request_id
 
 __all__ = [
@@ -214,8 +214,9 @@ def _response(
         completed_at=_time(body, "completed_at", "completedAt"),
         progress=_progress(body.get("progress")),
         output_text=output_text(body),
-        error_code=one_line(code, secrets, most=64) or None,
-        error_message=one_line(message, secrets) or None,
+        error_code=one_word(code, secrets) or None,
+        # Only a submit knows the prompt that its error may repeat.
+        error_message=one_line(message if call == "POST" else opening(message), secrets) or None,
         request_id=request_id(headers, secrets=secrets),
         background_ignored=call == "POST" and status is Status.COMPLETED,
     )

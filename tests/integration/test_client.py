@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from freddy_tasks.client import Client
+from freddy_tasks.emulator import AfterPolls, Constant, Emulator, Options
+from freddy_tasks.emulator.catalogue import KINDS
 from freddy_tasks.errors import ConfigurationError
-from freddy_tasks.models import CallFailed, FailureKind, Request, Response, Status
+from freddy_tasks.models import CallFailed, FailureKind, Reply, Request, Response, Status
 from freddy_tasks.settings import Settings
 from freddy_tasks.transport import LARGEST_REPLY
 
@@ -392,6 +395,8 @@ class TestConnections:
         ] * 3
         assert {number for number, _ in server.requests} == set(range(1, 9))
 
+    # Python 3.12 and later warn of what is tested here.
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
     def test_forked_child_uses_its_own_connection(self, answering: Answering, connect: Connect) -> None:
         """Parent and child would otherwise read each other's replies."""
         server = answering()
@@ -654,3 +659,104 @@ class TestFailures:
         assert failure(limited.seen).kind is FailureKind.RATE_LIMITED
         assert (limited.hints.limit, limited.hints.retry_at) == (100, 1_007.0)
         assert (well.hints.remaining, well.hints.retry_at) == (5, None)
+
+
+class TestAgainstTheEmulator:
+    """The same client, and a service that keeps its word or is told not to."""
+
+    @pytest.mark.parametrize(
+        ("profile", "changes"),
+        [("bg", {}), ("get-status", {"organization_id": "org_" + "0" * 32})],
+        ids=["bg", "get-status"],
+    )
+    def test_response_is_followed_to_its_end(
+        self, connect: Connect, profile: Any, changes: dict[str, Any]
+    ) -> None:
+        """Submitted, seen queued, running and completed, in both dialects."""
+        with Emulator(Options(profile=profile, durations=AfterPolls(2), time_scale=0)) as api:
+            client = connect(api.url, api_key=SecretStr(api.key), **changes)
+            submitted = client.create(Request(PROMPT, "gpt-4.1"), "task-1")
+            seen = [retrieved(client, submitted) for _ in range(3)]
+
+        assert [each.status for each in seen] == [
+            *([Status.QUEUED] if profile == "bg" else [Status.IN_PROGRESS]),
+            Status.IN_PROGRESS,
+            Status.COMPLETED,
+        ]
+        assert seen[-1].output_text
+        assert seen[-1].completed_at is not None
+        assert submitted.hints.limit == 100
+
+    def test_server_that_ignores_background_is_noticed(self, connect: Connect) -> None:
+        """The answer is there at once, and there is no id to poll in vain."""
+        with Emulator(Options(profile="current", durations=Constant(0.0))) as api:
+            client = connect(
+                api.url, api_key=SecretStr(api.key), auth_scheme="x-api-key", message_shape="content"
+            )
+            seen = client.create(Request(PROMPT, "gpt-4.1"), "task-1").seen
+
+        assert isinstance(seen, Response)
+        assert seen.background_ignored
+        assert seen.output_text
+
+    @pytest.mark.parametrize(
+        ("profile", "changes", "words"),
+        [
+            ("current", {"auth_scheme": "x-api-key"}, "FREDDY_MESSAGE_SHAPE=content"),
+            ("current", {"message_shape": "content"}, "FREDDY_AUTH_SCHEME"),
+            ("strict", {}, "no background mode"),
+            ("bg", {"message_shape": "content"}, "FREDDY_MESSAGE_SHAPE=texts"),
+        ],
+    )
+    def test_wrong_setting_is_named(
+        self, connect: Connect, profile: Any, changes: dict[str, Any], words: str
+    ) -> None:
+        """Each mismatch of settings and server says which setting to change."""
+        with Emulator(Options(profile=profile)) as api:
+            client = connect(api.url, api_key=SecretStr(api.key), **changes)
+            seen = client.create(Request(PROMPT, "gpt-4.1"), "task-1").seen
+
+        assert words in failure(seen).message
+
+    def test_cancel_is_granted_and_seen(self, connect: Connect) -> None:
+        """A DELETE, and the next look says so."""
+        with Emulator(Options(durations=AfterPolls(5), time_scale=0)) as api:
+            client = connect(api.url, api_key=SecretStr(api.key))
+            submitted = client.create(Request(PROMPT, "gpt-4.1"), "task-1")
+            assert isinstance(submitted.seen, Response)
+            retrieved(client, submitted)
+            cancelled = client.cancel(str(submitted.seen.id)).seen
+            after = retrieved(client, submitted)
+
+        assert isinstance(cancelled, Response)
+        assert (cancelled.status, after.status) == (Status.CANCELLED, Status.CANCELLED)
+
+    @pytest.mark.parametrize("name", sorted(KINDS))
+    def test_no_fault_raises_or_leaks(self, connect: Connect, name: str) -> None:
+        """Whatever goes wrong on any of the calls: a value comes back, without prompt and key."""
+        value = {"redirect": "=http://127.0.0.1:9", "ends": "=failed", "failed": "=echo"}.get(name, "")
+        with Emulator(Options(durations=AfterPolls(1), time_scale=0)) as api:
+            client = connect(api.url, api_key=SecretStr(api.key), read_timeout=0.25)
+            submitted = client.create(Request(PROMPT, "gpt-4.1"), "task-1").seen
+            api.set_faults([f"{name}{value}"])
+            known = str(submitted.id) if isinstance(submitted, Response) else ""
+            again = client.create(Request(PROMPT, "gpt-4.1"), "task-2").seen
+            born = str(again.id) if isinstance(again, Response) else known
+            seen = [
+                again,
+                *(client.retrieve(one).seen for one in (known, born, born)),
+                client.cancel(known).seen,
+            ]
+            posts = api.counts.posts
+
+        texts = [one.message if isinstance(one, CallFailed) else str(one.error_message) for one in seen]
+        assert posts <= 2
+        assert not any("seven bridges" in text or api.key in text for text in texts)
+
+
+def retrieved(client: Client, submitted: Reply) -> Response:
+    """One look at a submitted response, which must succeed."""
+    assert isinstance(submitted.seen, Response), submitted.seen
+    seen = client.retrieve(str(submitted.seen.id)).seen
+    assert isinstance(seen, Response), seen
+    return seen

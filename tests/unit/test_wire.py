@@ -384,10 +384,32 @@ class TestPolled:
     def test_error_of_a_response_is_redacted(self) -> None:
         """It is shown like any other of the server's texts."""
         seen = response(
-            "GET", {"status": "failed", "error": {"message": f"bad: {PROMPT} {KEY}", "code": KEY}}
+            "POST", {"status": "failed", "error": {"message": f"bad {PROMPT} {KEY}", "code": KEY}, "id": 1}
         )
 
-        assert (seen.error_message, seen.error_code) == (f"bad: {HIDDEN} {HIDDEN}", HIDDEN)
+        assert (seen.error_message, seen.error_code) == (f"bad {HIDDEN} {HIDDEN}", HIDDEN)
+
+    @pytest.mark.parametrize(
+        ("message", "shown"),
+        [
+            ("The model can't finish this response.", "The model can't finish this response."),
+            ("The model refused this prompt: my secret", "The model refused this prompt…"),
+            ("Refused 'my secret'", "Refused…"),
+            ('{"input": "my secret"}', "…"),
+            ("Refused [my secret]", "Refused…"),
+        ],
+    )
+    def test_poll_shows_no_text_that_may_quote_the_prompt(self, message: str, shown: str) -> None:
+        """A poll does not know the prompt, so it cannot recognise an echo of it."""
+        failed = failure("GET", {"error": {"code": "X", "message": message}}, 400)
+
+        assert response("GET", {"status": "failed", "error": {"message": message}}).error_message == shown
+        assert "my secret" not in failed.message
+
+    @pytest.mark.parametrize("code", ["the prompt was my secret", "", " ", "a\nb"])
+    def test_code_is_one_word(self, code: str) -> None:
+        """Anything longer is prose, and may quote."""
+        assert failure("GET", {"error": {"code": code, "message": "no"}}, 400).code is None
 
     @pytest.mark.parametrize(
         ("body", "status", "outcome"),
@@ -461,7 +483,7 @@ class TestErrors:
         self, body: object, code: str | None, message: str, request_id: str | None
     ) -> None:
         """Code, words and the id to quote, from whichever place they are in."""
-        failed = failure("GET", body, 400)
+        failed = failure("POST", body, 400)
 
         assert (failed.http_status, failed.code, failed.request_id) == (400, code, request_id)
         assert f"HTTP 400{f' {code}' if code else ''}{f': {message}' if message else ''}." in failed.message
