@@ -15,6 +15,10 @@ LARGEST_LOG = 700.0
 """Largest exponent taken, so that no time overflows a float."""
 
 
+Grid = tuple[tuple[float, ...], tuple[float, ...]]
+"""Times in seconds, rising from 0, and the share of responses unfinished at each."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogT:
     """Durations whose logarithm is a Student t: `spread` is its scale, `freedom` its degrees of freedom."""
@@ -60,6 +64,19 @@ class LogT:
         if math.isfinite(self.freedom):
             z /= math.sqrt(random.gammavariate(self.freedom / 2.0, 2.0) / self.freedom)
         return self.moment(z)
+
+    def grid(self, cell: float = 1.0 / 24.0, medians: float = 100.0) -> Grid:
+        """Return times from 0 to so many medians, and the share unfinished at each.
+
+        The times are `cell` spreads apart in the body of the law, and ever farther in its tail.
+        """
+        places = [cell * step for step in range(round(-6.0 / cell), round(4.0 / cell) + 1)]
+        step, end = cell, math.log(medians) / self.spread
+        while places[-1] < end:
+            step *= 1.0 + 0.5 * cell
+            places.append(places[-1] + step)
+        times = (0.0, *(self.moment(place) for place in places if place <= end))
+        return times, tuple(self.sf(time) for time in times)
 
 
 TINY = 1e-280

@@ -12,14 +12,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import attrgetter
+from random import Random
 from typing import Self
 
-from .hazards import LogT
-from .optimum import Grid, Plan, best_plan, keller_plan, late_share, outlook
+from .hazards import Grid, LogT
+from .optimum import Plan, best_plan, keller_plan, late_share, outlook
 from .schedules import Schedule, Tiers, Wait, bounded, sane_stretch
 
 KEPT = 50
-"""Durations remembered of a class."""
+"""Responses remembered of a class."""
 
 WARM = 3
 """Durations from which a class has a law of its own."""
@@ -33,54 +35,122 @@ PRIOR_SPREAD = 0.4
 SPREADS = (0.05, 3.0)
 """Least and greatest spread believed."""
 
+MEMORY = 8.0
+"""Medians of time over which a response fades from the sample, where more come than it holds."""
+
+SETTLED = 1.94
+"""Spreads above the median, on the log scale, by which 95 of 100 responses have finished."""
+
+LONGEST = 1e9
+"""A wait longer than this, s, is a clock gone wrong."""
+
 JUMP = 16.0
 """Log-likelihood ratio, doubled, from which a class has changed and its older durations are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """The newest durations of a class, oldest first, in seconds."""
+class Past:
+    """One finished response of a class."""
 
-    durations: tuple[float, ...] = ()  # from submitted to finished
-    runs: tuple[float, ...] = ()  # from started to finished, where the service says when it started
+    submitted: float  # Unix seconds by the service's clock
+    duration: float  # s from submitted to finished
+    ran: float | None = None  # s from started to finished, where the service says when it started
+    luck: float = 0.0  # drawn once, extreme-value distributed: which of many that came together are kept
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A sample of the newest responses of a class, at most `KEPT`, in the order they were submitted.
+
+    Two traps of looking back. Of responses submitted together the quick ones finish first, so that what is
+    known early is all too short: only a response that most of its contemporaries have had the time to finish
+    with is `settled` and counts. And where many come at once, the newest few to finish are all alike: so the
+    sample is drawn at random, the younger the likelier, over some medians of time.
+    """
+
+    past: tuple[Past, ...] = ()
+    seen: int = 0  # responses ever added
 
     @classmethod
     def empty(cls) -> Self:
         """The history of a class nothing is known of."""
         return cls()
 
-    def add(self, duration: float, *, ran: float | None = None) -> Self:
+    def add(self, duration: float, *, submitted_at: float | None = None, ran: float | None = None) -> Self:
         """Return the history with one more response, which took `duration` seconds, `ran` of them running.
 
-        What is no number, or negative, is not counted. When the newest durations have left the others
-        behind, those are forgotten.
+        `submitted_at` is the service's `created_at`; without it, the response is taken to have been
+        submitted when the last one finished. What is no number or negative is not counted. When the newest
+        settled durations have left the others behind, those are forgotten.
         """
-        return replace(self, durations=_with(self.durations, duration), runs=_with(self.runs, ran))
+        moment = self._now if submitted_at is None else submitted_at
+        if not (_counts(duration) and math.isfinite(moment)):
+            return self
+        known = ran if ran is not None and _counts(ran) else None
+        luck = -math.log(max(Random(self.seen).expovariate(1.0), 1e-9))  # noqa: S311  # a sample, no secret
+        newest = Past(moment, round(duration, 3), known, round(luck, 3))
+        past = sorted((*self.past, newest), key=attrgetter("submitted"))
+        if len(past) > KEPT:
+            memory = MEMORY * fit(tuple(item.duration for item in past)).median
+            past.remove(min(past, key=lambda item: item.submitted / memory + item.luck))
+        grown = replace(self, past=tuple(past), seen=self.seen + 1)
+        return replace(grown, past=grown.past[changed_at(grown.settled) :])
+
+    @property
+    def settled(self) -> tuple[float, ...]:
+        """Durations in seconds, of responses old enough that nearly all submitted with them have finished."""
+        return tuple(item.duration for item in self._settled())
+
+    @property
+    def runs(self) -> tuple[float, ...]:
+        """Seconds from started to finished of the settled responses that say when they started."""
+        return tuple(item.ran for item in self._settled() if item.ran is not None)
+
+    @property
+    def _now(self) -> float:
+        """The latest moment the history knows of."""
+        return max((item.submitted + item.duration for item in self.past), default=0.0)
+
+    def _settled(self) -> tuple[Past, ...]:
+        if not self.past:
+            return ()
+        law = fit(tuple(item.duration for item in self.past))
+        youngest = self._now - law.moment(SETTLED)
+        return tuple(item for item in self.past if item.submitted <= youngest)
 
     def to_json(self) -> str:
         """Return the history as a short text for a state server."""
-        return json.dumps({"durations": self.durations, "runs": self.runs}, separators=(",", ":"))
+        past = [[item.submitted, item.duration, item.ran, item.luck] for item in self.past]
+        return json.dumps({"seen": self.seen, "past": past}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes | None) -> Self:
         """Read `to_json` back; what cannot be read is an empty history, which is learned again."""
         try:
             value = json.loads(text or "{}")
-            series = (tuple(float(item) for item in value.get(name, ())) for name in ("durations", "runs"))
-            return cls(*(tuple(item for item in items if _counts(item))[-KEPT:] for items in series))
+            past = [
+                Past(float(submitted), float(duration), None if ran is None else float(ran), float(luck))
+                for submitted, duration, ran, luck in value.get("past", ())
+            ]
+            seen = int(value.get("seen", 0))
         except (ValueError, TypeError, AttributeError, OverflowError):
             return cls()
+        if not all(_is_sound(item) for item in past):
+            return cls()
+        return cls(tuple(sorted(past, key=attrgetter("submitted"))[-KEPT:]), seen)
 
 
-def _counts(duration: float | None) -> bool:
-    return duration is not None and math.isfinite(duration) and duration >= 0
+def _is_sound(item: Past) -> bool:
+    return (
+        _counts(item.duration)
+        and (item.ran is None or _counts(item.ran))
+        and math.isfinite(item.submitted)
+        and math.isfinite(item.luck)
+    )
 
 
-def _with(durations: tuple[float, ...], newest: float | None) -> tuple[float, ...]:
-    if newest is None or not _counts(newest):
-        return durations
-    grown = (*durations, round(newest, 3))[-KEPT:]
-    return grown[changed_at(grown) :]
+def _counts(duration: float) -> bool:
+    return math.isfinite(duration) and 0 <= duration < LONGEST
 
 
 def changed_at(durations: tuple[float, ...], least: int = 4) -> int:
@@ -171,9 +241,6 @@ class Learned:
         return law, elapsed
 
 
-LONGEST = 1e9
-"""A wait longer than this, s, is a clock gone wrong."""
-
 LEAST_PROGRESS = 0.05
 """Share done below which progress says nothing about the end."""
 
@@ -206,10 +273,11 @@ def schedule_for(
     seconds of lag one poll is worth; with neither, the class is noticed as soon as the tiers would have,
     on average, with fewer polls. `lag_p95` goes before `lag_per_poll`.
     """
-    if len(history.durations) < WARM:
+    settled, runs = history.settled, history.runs
+    if len(settled) < WARM:
         return tiers if lag_p95 is None else Capped(tiers, lag_p95)
-    law = fit(history.durations)
-    run = fit(history.runs) if len(history.runs) >= WARM else None
+    law = fit(settled)
+    run = fit(runs) if len(runs) >= WARM else None
     near = replace(law, spread=_rounded(law.spread), median=_rounded(law.median))
     if lag_p95 is not None:
         return Learned(law, price_for_p95(near, lag_p95), run)
@@ -229,6 +297,10 @@ class Capped:
         return bounded(min(self.schedule.delay(wait, stretch), most), wait.remaining)
 
 
+SOONER = 0.95
+"""Share of the tiers' mean lag aimed at, so that a law not quite known is not noticed later than by them."""
+
+
 @lru_cache(maxsize=1024)
 def price_of_tiers(law: LogT, tiers: Tiers) -> float:
     """Return the price of a poll, s, at which the best plan lags as much as the tiers do by elapsed time."""
@@ -237,7 +309,7 @@ def price_of_tiers(law: LogT, tiers: Tiers) -> float:
     def tier(elapsed: float) -> float:
         return elapsed + tiers.pause(elapsed * law.median) / law.median
 
-    allowed = outlook(tier, *grid).lag
+    allowed = SOONER * outlook(tier, *grid).lag
     return _dearest(law, lambda plan: outlook(plan.next_look, *grid).lag <= allowed)
 
 
@@ -293,12 +365,5 @@ FINE = 3.0
 
 @lru_cache(maxsize=128)
 def unit_grid(spread: float, freedom: float) -> Grid:
-    """Return times and the share unfinished at them, for a law of median 1, up to 100 medians."""
-    law = LogT(1.0, spread, freedom)
-    places = [CELL * cell for cell in range(round(-6.0 / CELL), round(4.0 / CELL) + 1)]
-    step, end = CELL, math.log(100.0) / spread
-    while places[-1] < end:
-        step *= 1.02
-        places.append(places[-1] + step)
-    times = (0.0, *(law.moment(place) for place in places if place <= end))
-    return times, tuple(law.sf(time) for time in times)
+    """Return the grid of a law of median 1."""
+    return LogT(1.0, spread, freedom).grid(CELL)

@@ -17,9 +17,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-Grid = tuple[tuple[float, ...], tuple[float, ...]]
-"""Times, rising from 0, and the share of responses unfinished at each."""
-
 
 @dataclass(frozen=True, slots=True)
 class Outlook:

@@ -156,15 +156,24 @@ EASE = 5.0
 DOUBLING = 15.0
 """Seconds in which a long backlog doubles the price of a poll, and an empty one halves it."""
 
+AMPLE = 0.5
+"""Share of the day's requests left from which the day does not bear on the price."""
 
-def next_stretch(stretch: float, *, backlog_seconds: float, interval: float = 1.0) -> float:
+
+def next_stretch(
+    stretch: float, *, backlog_seconds: float, day_left: float = 1.0, interval: float = 1.0
+) -> float:
     """Return the price of a poll, as a multiple of the usual one, `interval` seconds after it was `stretch`.
 
     `backlog_seconds` is how long the requests that wait for room in the budget now will take to leave; 0
-    when a request may leave at once. One multiplier for all workers' polls is the best use of one shared
-    limit (the Lagrange multiplier of the sum of their rates); it is found by raising it while a line
-    stands and lowering it while none does. The answer is within 1 and `MAX_STRETCH`.
+    when a request may leave at once. `day_left` is the share of the day's requests not spent yet. One
+    multiplier for all workers' polls is the best use of one shared limit (the Lagrange multiplier of the sum
+    of their rates); it is found by raising it while a line stands and lowering it while none does. Below
+    `AMPLE` the polls also slow down in step with what is left of the day, so that it is never used up by
+    polls alone. The answer is within 1 and `MAX_STRETCH`.
     """
     backlog = 0.0 if math.isnan(backlog_seconds) else backlog_seconds
     pull = min(max(backlog / EASE - 1.0, -1.0), 1.0)
-    return sane_stretch(sane_stretch(stretch) * 2.0 ** (pull * min(max(interval, 0.0), 60.0) / DOUBLING))
+    moved = sane_stretch(stretch) * 2.0 ** (pull * min(max(interval, 0.0), 60.0) / DOUBLING)
+    least = 1.0 if math.isnan(day_left) else (AMPLE / min(max(day_left, 0.01), AMPLE)) ** 2
+    return sane_stretch(max(moved, least))

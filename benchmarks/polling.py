@@ -1,0 +1,246 @@
+"""How near polling comes to the best possible: prints each figure, and whether it reaches its mark.
+
+    python benchmarks/polling.py [--seed 1] [--replications 40] [--quick]
+
+One core, under two minutes; the same seed gives the same figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from statistics import fmean
+
+from freddy_tasks.hazards import Grid, LogT
+from freddy_tasks.learning import WARM, History, schedule_for
+from freddy_tasks.optimum import Outlook, best_plan, outlook
+from freddy_tasks.schedules import Schedule, Tiers, Wait
+from freddy_tasks.simulation import Limit, Result, parse_policy, simulate, tier_price
+
+TIERS = Tiers()
+FINE = 1.0 / 100.0
+HORIZON = 40.0
+"""Medians after which a response is counted as finished: a log-t has no mean without an end."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: what, the numbers, and whether the mark is reached."""
+
+    name: str
+    numbers: str
+    reached: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print all figures; the exit status is 1 when one of them misses its mark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--replications", type=int, default=40, help="histories drawn for each row")
+    parser.add_argument("--quick", action="store_true", help="few replications of few cases")
+    options = parser.parse_args(arguments)
+    replications = 4 if options.quick else options.replications
+    began, missed = time.perf_counter(), 0
+    for title, rows in figures(options.seed, replications, quick=options.quick):
+        print(f"\n{title}\n")
+        for row in rows:
+            missed += not row.reached
+            print(f"  {row.name:<34}{row.numbers:<64}{'reached' if row.reached else 'NOT REACHED'}")
+    # To the other stream: the figures stay the same from run to run, the time they took does not.
+    print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def figures(seed: int, replications: int, *, quick: bool) -> Iterator[tuple[str, Iterator[Row]]]:
+    """The figures, each with its title, computed while they are read."""
+    medians = (90.0,) if quick else (8.0, 90.0, 600.0)
+    spreads = (0.5,) if quick else (0.2, 0.5, 0.8)
+    laws = [LogT(median, spread) for median in medians for spread in spreads]
+    heavy = [LogT(median, 0.5, 3.0) for median in medians]
+    batch = 400 if quick else 3_000
+    yield (
+        "1. Cost after 20 responses, over the optimum's (mark: mean 1.05)",
+        (after_twenty(law, seed, replications) for law in (*laws, *heavy)),
+    )
+    yield (
+        "2. Polls of the tiers over ours, at the tiers' mean lag, after 50 responses (marks: 1.35 and 2.5)",
+        (against_tiers(law, seed, replications) for law in laws if law.spread in TIER_MARKS),
+    )
+    yield (
+        "2b. A class without history, the tiers' cost over ours (mark: 0.97)",
+        (cold(law, seed, batch // 3) for law in laws if law.spread == 0.5),
+    )
+    yield (
+        "3. Cost over the optimum's after a jump of the median (mark: mean 1.2 after 30 responses)",
+        (
+            after_jump(LogT(90.0, spread), factor, seed, replications)
+            for spread in spreads
+            for factor in (4.0, 0.25)
+        ),
+    )
+    yield (
+        "4. Under a limit that binds (marks: 2.2 requests a response, 95 % used, never above)",
+        (under_limit(name, seed, *case) for name, *case in limited(batch)),
+    )
+
+
+def after_twenty(law: LogT, seed: int, replications: int) -> Row:
+    """Figure 1, at the price that makes the optimum as quick as the tiers."""
+    price, grid = tier_price(law, TIERS), law.grid(FINE, HORIZON)
+    best = optimum(grid, price).cost(price)
+    random = Random(f"{seed} {law}")
+    ratios = []
+    for _ in range(replications):
+        history = grown(History.empty(), law, 20, random)
+        ratios.append(walked(history, law, price, grid).cost(price) / best)
+    rising = sorted(ratios)
+    numbers = f"mean {fmean(ratios):.3f}   p95 {rising[int(0.95 * len(rising))]:.3f}"
+    return Row(named(law), numbers, fmean(ratios) <= 1.05)
+
+
+TIER_MARKS = {0.2: 2.5, 0.5: 1.35}
+
+
+def against_tiers(law: LogT, seed: int, replications: int) -> Row:
+    """Figure 2: the tiers know the length of the job, and so are at their best."""
+    grid, random = law.grid(FINE, HORIZON), Random(f"{seed} {law}")
+    pause = TIERS.pause(law.median)
+    tiers = outlook(lambda elapsed: elapsed + pause, *grid)
+    best = at_lag(tiers.lag, law.median, lambda price: optimum(grid, price))
+    ours = []
+    for _ in range(replications):
+        history = grown(History.empty(), law, 50, random)
+
+        def at(price: float, history: History = history) -> Outlook:
+            return walked(history, law, price, grid)
+
+        ours.append(at_lag(tiers.lag, law.median, at).polls)
+    ratio = tiers.polls / fmean(ours)
+    numbers = (
+        f"{ratio:.2f}   (lag {tiers.lag:.2f} s: tiers {tiers.polls:.2f} polls, ours {fmean(ours):.2f}, "
+        f"optimum {best.polls:.2f})"
+    )
+    return Row(named(law), numbers, ratio >= TIER_MARKS[law.spread])
+
+
+def cold(law: LogT, seed: int, count: int) -> Row:
+    """Figure 2b: the hardest case, where all come at once and the quick ones teach first."""
+    durations = drawn(law, count, seed)
+    ours, tiers = (
+        simulate(parse_policy(name, law), durations, law=law, seed=seed, timeout=86_400.0)
+        for name in ("learned", "tiers")
+    )
+    numbers = (
+        f"{tiers.cost / ours.cost:.3f}   (polls {tiers.polls:.2f} to {ours.polls:.2f}, "
+        f"lag {tiers.lag:.2f} to {ours.lag:.2f} s)"
+    )
+    return Row(f"{count} at once, {named(law)}", numbers, tiers.cost / ours.cost >= 0.97)
+
+
+def after_jump(law: LogT, factor: float, seed: int, replications: int) -> Row:
+    """Figure 3: 50 responses of one law, then 30 of the other."""
+    after = LogT(law.median * factor, law.spread)
+    price, grid = tier_price(after, TIERS), after.grid(FINE, HORIZON)
+    best = optimum(grid, price).cost(price)
+    random = Random(f"{seed} {law} {factor}")
+    ratios: dict[int, list[float]] = {0: [], 10: [], 20: [], 30: []}
+    for _ in range(replications):
+        history, done = grown(History.empty(), law, 50, random), 0
+        for count, found in ratios.items():
+            history, done = grown(history, after, count - done, random), count
+            found.append(walked(history, after, price, grid).cost(price) / best)
+    numbers = "   ".join(f"{count}: {fmean(found):.2f}" for count, found in ratios.items())
+    return Row(f"spread {law.spread:g}, times {factor:g}", numbers, fmean(ratios[30]) <= 1.2)
+
+
+def limited(batch: int) -> Iterator[tuple[str, LogT, Limit, float, int]]:
+    """The cases of figure 4: name, law, limit, responses that arrive an hour, how many."""
+    law, minute = LogT(90.0, 0.5), Limit(per_minute=100, at_once=20)
+    yield "a batch, 100 a minute", law, minute, math.inf, batch
+    yield "2,850 an hour, 100 a minute", law, minute, 2_850.0, 2 * batch
+    yield "a batch, 1,000 a minute", law, Limit(per_minute=1_000, at_once=200), math.inf, 4 * batch
+    yield "a batch of 600 s, 100 a minute", LogT(600.0, 0.5), minute, math.inf, batch
+    day = Limit(per_minute=100, per_day=4 * batch // 3, at_once=20)
+    yield f"a batch, {day.per_day:,} a day", law, day, math.inf, batch
+
+
+def under_limit(name: str, seed: int, law: LogT, limit: Limit, per_hour: float, count: int) -> Row:
+    """Figure 4, by simulation of the production policy from its first response on."""
+    result = simulate(
+        parse_policy("learned", law),
+        drawn(law, count, seed),
+        limit=limit,
+        per_hour=per_hour,
+        timeout=86_400.0,
+        law=law,
+        seed=seed,
+    )
+    numbers = (
+        f"{result.requests:.2f} requests, {100 * (result.limit_used or 0):.1f} % used, "
+        f"lag {result.lag:.0f} s, {result.busiest_minute} in the busiest minute"
+    )
+    return Row(name, numbers, keeps_limit(result, limit))
+
+
+def keeps_limit(result: Result, limit: Limit) -> bool:
+    """True where all marks of figure 4 are reached."""
+    within = result.busiest_minute <= limit.per_minute + limit.at_once
+    return result.requests <= 2.2 and (result.limit_used or 0.0) >= 0.95 and within
+
+
+def grown(history: History, law: LogT, count: int, random: Random) -> History:
+    """Return the history after so many responses, one after the other, timed in whole seconds."""
+    for _ in range(count):
+        began = random.random()
+        history = history.add(float(math.floor(began + law.sample(random))))
+    return history
+
+
+def walked(history: History, law: LogT, price: float, grid: Grid) -> Outlook:
+    """Return polls and lag of the schedule this history gives, when the truth is `law`."""
+    schedule: Schedule = schedule_for(history, TIERS, lag_per_poll=price)
+    assert len(history.settled) >= WARM
+
+    def next_look(elapsed: float) -> float:
+        return elapsed + schedule.delay(Wait(elapsed, math.inf))
+
+    return outlook(next_look, *grid)
+
+
+def optimum(grid: Grid, price: float) -> Outlook:
+    """Return polls and lag of the best looks there are."""
+    return outlook(best_plan(*grid, price).next_look, *grid)
+
+
+def at_lag(lag: float, median: float, at: Callable[[float], Outlook]) -> Outlook:
+    """Return what `at` gives at the price where its mean lag is `lag`, by bisection."""
+    low, high = math.log(1e-5 * median), math.log(10.0 * median)
+    for _ in range(14):
+        middle = 0.5 * (low + high)
+        look = at(math.exp(middle))
+        if look.lag > lag:
+            high = middle
+        else:
+            low = middle
+    return look
+
+
+def drawn(law: LogT, count: int, seed: int) -> list[float]:
+    """Return so many durations."""
+    random = Random(f"{seed} {law} {count}")
+    return [law.sample(random) for _ in range(count)]
+
+
+def named(law: LogT) -> str:
+    """Return the law in a few words."""
+    tail = "" if math.isinf(law.freedom) else f", log-t {law.freedom:g}"
+    return f"median {law.median:g} s, spread {law.spread:g}{tail}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

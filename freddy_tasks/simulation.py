@@ -1,0 +1,542 @@
+"""A day of polling in a second: policies, durations and a plan's limit, in virtual time.
+
+Requests leave as they do in production: submits and looks take turns, a token bucket and the day's count let
+them go, and what is due without a token waits. The service answers at once, and its times are whole seconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from random import Random
+from typing import Any, Protocol
+
+from .hazards import Grid, LogT
+from .learning import History, schedule_for
+from .optimum import Outlook, Plan, best_plan, outlook
+from .schedules import Schedule, Tiers, Wait, bounded, next_delay, next_stretch, sane_stretch
+
+SLOT = 900.0
+"""Seconds over which the day's requests are counted together, as the budget does."""
+
+DAY_SLOTS = 96
+
+GRID = 200
+"""Points at which a law without a formula is known."""
+
+
+class Law(Protocol):
+    """How long responses take: something to draw from, and something to compute with."""
+
+    def sample(self, random: Random) -> float:
+        """Return one duration in seconds."""
+        ...
+
+    def grid(self) -> Grid:
+        """Return times and the share of responses unfinished at each."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Durations anywhere between two, in seconds; the same one twice is a fixed duration."""
+
+    least: float
+    most: float
+
+    def sample(self, random: Random) -> float:
+        """Return one duration in seconds."""
+        return random.uniform(self.least, self.most)
+
+    def grid(self) -> Grid:
+        """Return times and the share of responses unfinished at each."""
+        width = max(self.most - self.least, 1e-6 * self.most)
+        shares = [step / GRID for step in range(GRID + 1)]
+        first = () if self.least == 0 else (0.0,)
+        times = (*first, *(self.least + width * share for share in shares))
+        return times, (*(1.0 for _ in first), *(1.0 - share for share in shares))
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Durations that were measured, in seconds; one or more."""
+
+    durations: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.durations:
+            raise ValueError("trace: no line has a duration")
+
+    def sample(self, random: Random) -> float:
+        """Return one of the durations."""
+        return random.choice(self.durations)
+
+    def grid(self) -> Grid:
+        """Return times and the share of responses unfinished at each.
+
+        At most `GRID` of the durations are taken, and the law as straight between them: the best looks for
+        a law must not be the best for the accidents of a sample.
+        """
+        count = len(self.durations)
+        rising = sorted(self.durations)
+        alive = {0.0: 1.0}
+        for step in range(1, min(count, GRID) + 1):
+            place = math.ceil(step * count / min(count, GRID)) - 1
+            alive[max(rising[place], 1e-3)] = 1.0 - (place + 1) / count
+        return tuple(alive), tuple(alive.values())
+
+
+def parse_distribution(text: str) -> Law:
+    """Read `lognormal:median,spread`, `logt:median,spread,freedom`, `fixed:seconds` or `uniform:least,most`.
+
+    Raises ValueError with what is wrong.
+    """
+    name, numbers = _parsed(text)
+    match name, numbers:
+        case "lognormal", (median, spread) if median > 0 and spread > 0:
+            return LogT(median, spread)
+        case "logt", (median, spread, freedom) if median > 0 and spread > 0 and freedom >= 1:
+            return LogT(median, spread, freedom)
+        case "fixed", (seconds,) if seconds > 0:
+            return Uniform(seconds, seconds)
+        case "uniform", (least, most) if 0 <= least < most:
+            return Uniform(least, most)
+    raise ValueError(
+        f"durations {text!r}: write lognormal:90,0.5 or logt:90,0.5,3 or fixed:20 or uniform:10,30"
+    )
+
+
+def _parsed(text: str) -> tuple[str, tuple[float, ...]]:
+    name, _, rest = text.partition(":")
+    try:
+        numbers = tuple(float(part) for part in rest.split(",")) if rest else ()
+    except ValueError:
+        return "", ()
+    return (name, numbers) if all(math.isfinite(number) for number in numbers) else ("", ())
+
+
+def read_trace(lines: Iterable[str]) -> Trace:
+    """Read durations from JSON lines that have a `duration`, or else `created_at` and `completed_at`.
+
+    Seconds, Unix seconds, or ISO 8601 moments; lines without them are passed over. Raises ValueError for a
+    line that is not a JSON object, and for no duration at all.
+    """
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise ValueError(f"trace: line {number} is not a JSON object")  # noqa: TRY004  # text, not a type
+        duration = _duration(value)
+        if duration is not None and 0 <= duration < math.inf:
+            found.append(duration)
+    return Trace(tuple(found))
+
+
+def _duration(value: dict[str, Any]) -> float | None:
+    try:
+        if value.get("duration") is not None:
+            return float(value["duration"])
+        return _moment(value["completed_at"]) - _moment(value["created_at"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _moment(value: float | str) -> float:
+    return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The same pause every time."""
+
+    pause: float  # s
+
+    def delay(self, wait: Wait, stretch: float = 1.0) -> float:  # noqa: ARG002  # it takes no hint
+        """Return the pause."""
+        return bounded(self.pause, wait.remaining)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Pauses that grow by a factor up to a most."""
+
+    first: float  # s
+    factor: float
+    most: float  # s
+
+    def delay(self, wait: Wait, stretch: float = 1.0) -> float:  # noqa: ARG002  # it takes no hint
+        """Return the pause after so many polls."""
+        steps = min(wait.polls, math.log(self.most / self.first) / math.log(self.factor) + 1.0)
+        return bounded(min(self.first * self.factor**steps, self.most), wait.remaining)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The best looks for durations that are known, which no policy can beat."""
+
+    law: Law
+    price: float  # s of lag that one poll is worth
+    plans: dict[float, Plan] = field(default_factory=dict, repr=False, compare=False)
+
+    def delay(self, wait: Wait, stretch: float = 1.0) -> float:
+        """Return the pause of the best plan at the stretched price."""
+        steps = round(math.log(sane_stretch(stretch)) * 10.0)
+        if steps not in self.plans:
+            self.plans[steps] = best_plan(*self.law.grid(), self.price * math.exp(steps / 10.0))
+        return bounded(self.plans[steps].next_look(wait.elapsed) - wait.elapsed, wait.remaining)
+
+
+class Policy:
+    """A schedule to be tried, which may learn from the responses it found finished."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def learn(self, duration: float, submitted_at: float) -> None:
+        """Take note of one finished response, in whole seconds; most policies do not."""
+
+
+class Learning(Policy):
+    """The production policy: tiers, then the best looks for what was seen."""
+
+    def __init__(self, tiers: Tiers, lag_per_poll: float | None, lag_p95: float | None) -> None:
+        super().__init__(schedule_for(History.empty(), tiers, lag_per_poll=lag_per_poll, lag_p95=lag_p95))
+        self.history = History.empty()
+        self._goals = (tiers, lag_per_poll, lag_p95)
+
+    def learn(self, duration: float, submitted_at: float) -> None:
+        """Add one response and take the schedule that follows from it."""
+        tiers, per_poll, p95 = self._goals
+        self.history = self.history.add(duration, submitted_at=submitted_at)
+        self.schedule = schedule_for(self.history, tiers, lag_per_poll=per_poll, lag_p95=p95)
+
+
+def parse_policy(
+    text: str,
+    law: Law,
+    *,
+    tiers: Tiers | None = None,
+    lag_per_poll: float | None = None,
+    lag_p95: float | None = None,
+) -> Policy:
+    """Read `tiers`, `fixed:5`, `backoff:1,1.5,20` (first, factor, most), `learned` or `optimal`.
+
+    `law` is what `optimal` knows. Raises ValueError with what is wrong.
+    """
+    bands = tiers or Tiers()
+    match _parsed(text):
+        case "tiers", ():
+            return Policy(bands)
+        case "fixed", (pause,) if pause > 0:
+            return Policy(Fixed(pause))
+        case "backoff", (first, factor, most) if 0 < first <= most and factor > 1:
+            return Policy(Backoff(first, factor, most))
+        case "learned", ():
+            return Learning(bands, lag_per_poll, lag_p95)
+        case "optimal", ():
+            return Policy(Planned(law, lag_per_poll or tier_price(law, bands)))
+    raise ValueError(f"policy {text!r}: write tiers, fixed:5, backoff:1,1.5,20, learned or optimal")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a plan allows, over all requests; 0 stands for no limit."""
+
+    per_minute: float = 0.0
+    per_day: int = 0
+    at_once: int = 20
+
+    @property
+    def rate(self) -> float:
+        """Requests a second, the day's limit aside; infinite without limit."""
+        return self.per_minute / 60.0 if self.per_minute else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a policy did; seconds, and means over responses, unless said otherwise."""
+
+    responses: int  # noticed as finished
+    expired: int  # not finished at the deadline
+    seconds: float  # from the first request to the last
+    polls: float
+    lag: float  # from finished to noticed
+    lag_p50: float
+    lag_p95: float
+    requests: float  # submit and polls
+    per_hour: float  # responses
+    per_day: float
+    limit_used: float | None  # of the limit, from the first submit to the last; None without limit
+    busiest_minute: int  # most requests in any 60 s
+    cost: float  # lag and polls at the price below
+    price: float  # s of lag that one poll is worth
+    best_cost: float  # of the optimum, without a limit
+    stretch: float  # highest
+
+    @property
+    def over_optimum(self) -> float:
+        """Return cost over the least cost possible."""
+        return self.cost / self.best_cost
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return asdict(self) | {"over_optimum": self.over_optimum}
+
+
+def simulate(
+    policy: Policy,
+    durations: Sequence[float],
+    *,
+    limit: Limit | None = None,
+    per_hour: float = math.inf,
+    timeout: float = 1_860.0,
+    law: Law | None = None,
+    price: float | None = None,
+    seed: int = 0,
+) -> Result:
+    """Return what comes of submitting responses of these durations (one or more), in virtual time.
+
+    `per_hour` responses arrive at random moments; infinite: all at once. `timeout` is the wait after which a
+    response is given up. `law` is what the optimum knows, else the durations' own. `price` is what
+    `Result.cost` counts a poll as; the default is the price at which the optimum is as quick as the tiers.
+    """
+    run = _Run(policy, durations, limit or Limit(), per_hour, timeout, Random(seed))  # noqa: S311  # no secret
+    while run.step():
+        pass
+    known = law or Trace(tuple(durations))
+    worth = price or tier_price(known, Tiers())
+    return run.result(worth, optimum_at(known, worth).cost(worth))
+
+
+class _Bucket:
+    """The plan's tokens and the day's count, as the shared budget keeps them."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.tokens = float(limit.at_once)
+        self.updated = 0.0
+        self.slots: deque[list[float]] = deque()
+        self.spent = 0
+
+    def ready_at(self, now: float) -> float:
+        """Return the first moment from `now` on at which a request may leave."""
+        self._refill(now)
+        if self.tokens < 1.0:
+            now += (1.0 - self.tokens) / self.limit.rate
+        if self.limit.per_day and self.spent >= self.limit.per_day:
+            now = max(now, (self.slots[0][0] + DAY_SLOTS + 1) * SLOT)
+        self._refill(now)
+        return now
+
+    def take(self, now: float) -> None:
+        """Count one request."""
+        if self.limit.per_minute:
+            self.tokens -= 1.0
+        if not self.slots or self.slots[-1][0] != now // SLOT:
+            self.slots.append([now // SLOT, 0])
+        self.slots[-1][1] += 1
+        self.spent += 1
+
+    def left_today(self) -> float:
+        """Return the share of the day's requests that is left."""
+        return 1.0 - self.spent / self.limit.per_day if self.limit.per_day else 1.0
+
+    def _refill(self, now: float) -> None:
+        if self.limit.per_minute:
+            grown = self.tokens + (now - self.updated) * self.limit.rate
+            self.tokens = min(float(self.limit.at_once), grown + 1e-9)
+        self.updated = now
+        while self.slots and self.slots[0][0] < now // SLOT - DAY_SLOTS:
+            self.spent -= int(self.slots.popleft()[1])
+
+
+class _Run:
+    """One simulation under way."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        durations: Sequence[float],
+        limit: Limit,
+        per_hour: float,
+        timeout: float,
+        random: Random,
+    ) -> None:
+        self.policy, self.durations, self.timeout, self.random = policy, durations, timeout, random
+        self.bucket = _Bucket(limit)
+        self.arrivals = deque(enumerate(self._arrivals(per_hour)))
+        self.parked: list[tuple[float, int]] = []  # due, response
+        self.due: deque[int] = deque()
+        self.submitted = [0.0] * len(durations)
+        self.polls = [0] * len(durations)
+        self.lags: list[float] = []
+        self.expired = 0
+        self.now, self.stretch, self.highest, self.adjusted = 0.0, 1.0, 1.0, 0.0
+        self.submits_turn = True
+        self.sent: list[float] = []
+        self.last_submit = 0.0
+
+    def _arrivals(self, per_hour: float) -> Iterable[float]:
+        now = 0.0
+        for _ in self.durations:
+            yield now
+            now += self.random.expovariate(per_hour / 3600.0) if math.isfinite(per_hour) else 0.0
+
+    def step(self) -> bool:
+        """Send the next request; False when none is left."""
+        moments = [self.arrivals[0][1]] if self.arrivals else []
+        moments += [self.now] if self.due else [self.parked[0][0]] if self.parked else []
+        if not moments:
+            return False
+        self._advance(max(self.now, min(moments)))
+        self._adjust()
+        self._advance(self.bucket.ready_at(self.now))
+        self.bucket.take(self.now)
+        self.sent.append(self.now)
+        may_submit = bool(self.arrivals) and self.arrivals[0][1] <= self.now
+        if may_submit and (self.submits_turn or not self.due):
+            self._submit(self.arrivals.popleft()[0])
+        else:
+            self._look(self.due.popleft())
+        self.submits_turn = not self.submits_turn
+        return True
+
+    def _advance(self, now: float) -> None:
+        self.now = now
+        while self.parked and self.parked[0][0] <= now:
+            self.due.append(heapq.heappop(self.parked)[1])
+
+    def _adjust(self) -> None:
+        """Once a second, as the dispatcher does."""
+        interval = self.now - self.adjusted
+        if interval < 1.0:
+            return
+        arrived = bisect_right(self.arrivals, self.now, key=lambda arrival: arrival[1])
+        waiting = len(self.due) + arrived
+        clear = self.bucket.ready_at(self.now) - self.now
+        backlog = clear + waiting / self.bucket.limit.rate
+        self.stretch = next_stretch(
+            self.stretch, backlog_seconds=backlog, day_left=self.bucket.left_today(), interval=interval
+        )
+        self.highest = max(self.highest, self.stretch)
+        self.adjusted = self.now
+
+    def _submit(self, response: int) -> None:
+        self.submitted[response] = self.last_submit = self.now
+        self._park(response)
+
+    def _look(self, response: int) -> None:
+        self.polls[response] += 1
+        began, duration = self.submitted[response], self.durations[response]
+        lag = self.now - began - duration
+        if lag >= 0:
+            self.lags.append(lag)
+            self.policy.learn(float(int(began + duration) - int(began)), float(int(began)))
+        elif self.now - began >= self.timeout:
+            self.expired += 1
+        else:
+            self._park(response)
+
+    def _park(self, response: int) -> None:
+        elapsed = self.now - self.submitted[response]
+        wait = Wait(elapsed, self.timeout - elapsed, self.polls[response])
+        delay = next_delay(self.policy.schedule, wait, random=self.random.random, stretch=self.stretch)
+        heapq.heappush(self.parked, (self.now + delay, response))
+
+    def result(self, price: float, best_cost: float) -> Result:
+        """Return the account of the whole run."""
+        done, span = len(self.lags), max(self.now, 1e-9)
+        lags = sorted(self.lags) or [math.nan]
+        polls, lag = sum(self.polls) / len(self.polls), sum(lags) / len(lags)
+        return Result(
+            responses=done,
+            expired=self.expired,
+            seconds=self.now,
+            polls=polls,
+            lag=lag,
+            lag_p50=lags[len(lags) // 2],
+            lag_p95=lags[int(0.95 * len(lags))],
+            requests=1.0 + polls,
+            per_hour=done / span * 3600.0,
+            per_day=done / span * 86_400.0,
+            limit_used=self._limit_used(),
+            busiest_minute=_most_within(self.sent, 60.0),
+            cost=lag + price * polls,
+            price=price,
+            best_cost=best_cost,
+            stretch=self.highest,
+        )
+
+    def _limit_used(self) -> float | None:
+        limit, span = self.bucket.limit, self.last_submit
+        if not (limit.per_minute or limit.per_day) or span <= 0:
+            return None
+        allowed = limit.at_once + span * limit.rate
+        if limit.per_day:
+            allowed = min(allowed, limit.per_day * math.ceil(span / 86_400.0))
+        return bisect_right(self.sent, span) / allowed
+
+
+def _most_within(moments: Sequence[float], window: float) -> int:
+    first = most = 0
+    for last, moment in enumerate(moments):
+        while moments[first] <= moment - window:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of the frontier: nobody has less lag with these polls."""
+
+    price: float  # s of lag that one poll is worth there
+    polls: float  # a response, on average
+    lag: float  # s, on average
+
+
+def frontier(law: Law, polls: Sequence[float] = (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16)) -> tuple[Point, ...]:
+    """Return the least mean lag for each of these mean polls, which are above 1 and rise."""
+    grid = law.grid()
+
+    def point(wanted: float) -> Point:
+        return _at(grid, lambda look: look.polls - wanted)
+
+    return tuple(point(wanted) for wanted in polls)
+
+
+def optimum_at(law: Law, price: float) -> Outlook:
+    """Return polls and lag of the best looks when a poll is worth `price` seconds of lag."""
+    grid = law.grid()
+    return outlook(best_plan(*grid, price).next_look, *grid)
+
+
+def tier_price(law: Law, tiers: Tiers) -> float:
+    """Return the price of a poll, s, at which the optimum lags as much as the tiers do by elapsed time."""
+    grid = law.grid()
+    allowed = outlook(lambda elapsed: elapsed + tiers.pause(elapsed), *grid).lag
+    return _at(grid, lambda look: allowed - look.lag).price
+
+
+def _at(grid: Grid, excess: Callable[[Outlook], float]) -> Point:
+    """The point of the frontier where `excess`, which falls as the price rises, is 0; by bisection."""
+    low, high = math.log(1e-6 * grid[0][-1]), math.log(10.0 * grid[0][-1])
+    for _ in range(30):
+        price = math.exp(0.5 * (low + high))
+        look = outlook(best_plan(*grid, price).next_look, *grid)
+        if excess(look) > 0:
+            low = math.log(price)
+        else:
+            high = math.log(price)
+    return Point(price, look.polls, look.lag)
