@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from .answers import holds_answer, output_text, terminal_result
 from .errors import InvalidRequest
+from .hints import MILLISECONDS_FROM
 from .models import CallFailed, FailureKind, Request, Response, Seen, Status
 from .redaction import one_line, one_word, opening
 from .refusals import Call, read_failure, request_id
@@ -58,9 +59,6 @@ OURS = {
     "background": "every request is sent in background mode",
 }
 """Fields of the request that the caller cannot set, and why."""
-
-MILLISECONDS_FROM = 1e11
-"""A moment from here on counts milliseconds: in seconds it would lie beyond the year 5000."""
 
 
 def check_request(prompt: object, fields: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from email.utils import formatdate
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freddy_tasks.hints import LONGEST, parse_retry_after, read_hints
@@ -60,6 +60,7 @@ def test_retry_after_is_read_in_every_form(text: str, seconds: float | None) -> 
     assert parse_retry_after(text, NOW) == (None if seconds is None else pytest.approx(seconds))
 
 
+@settings(deadline=None)
 @given(st.text() | st.from_regex(r"[0-9.+\-eEmshdTZ: ]{0,40}"), st.floats(0, 1e12))
 def test_retry_after_is_total_and_bounded(text: str, now: float) -> None:
     """No text raises, and what is read is between nothing and a day."""
@@ -117,6 +118,7 @@ def test_moments_are_told_by_our_clock() -> None:
     assert read_hints(headers, None, NOW).reset_at == NOW + 10
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freddy_tasks import wire
@@ -622,6 +622,7 @@ class TestRedaction:
         assert len(line) <= 160
         assert "\n" not in line
 
+    @settings(deadline=None)
     @given(st.text(min_size=4, max_size=60), st.text(max_size=80), st.text(max_size=80))
     def test_no_secret_survives(self, secret: str, before: str, after: str) -> None:
         """Not whole, unless its pieces were joined by what was hidden between them."""
@@ -630,6 +631,7 @@ class TestRedaction:
         seen = " ".join(secret.encode("utf-8", "replace").decode().split())
         assert len(seen) < 4 or seen not in line or seen in HIDDEN or HIDDEN in seen or "…" in seen
 
+    @settings(deadline=None)
     @given(st.text(min_size=16, max_size=200), st.integers(0, 184), st.integers(16, 60))
     def test_no_long_echo_survives(self, prompt: str, start: int, length: int) -> None:
         """Any piece of sixteen characters or more."""
@@ -716,11 +718,13 @@ class TestAnswers:
 class TestTotality:
     """Reading raises nothing, whatever arrives."""
 
+    @settings(deadline=None)
     @given(st.sampled_from(sorted(READERS)), st.integers(100, 599), st.binary(max_size=200))
     def test_bytes_never_raise(self, call: str, status: int, raw: bytes) -> None:
         """Any bytes are a response or a failure."""
         assert isinstance(read(call, raw, status), Response | CallFailed)
 
+    @settings(deadline=None)
     @given(
         st.sampled_from(sorted(READERS)),
         st.sampled_from([200, 202, 204, 302, 400, 401, 404, 409, 422, 429, 500]),
