@@ -127,6 +127,7 @@ class Job:
     return_exceptions: bool = False
     polls: int = 0  # looks that brought an answer
     failures: int = 0  # calls that failed in a row
+    unknown_submits: int = 0  # submits of which nobody knows whether they were accepted
     missing_since: float | None = None  # Unix seconds of the first 404 in a row
     started_at: float | None = None  # Unix seconds, by our clock, when first seen running
     progress: float | None = None  # 0 to 1

@@ -179,7 +179,13 @@ def unanswered(job: Job) -> Fail:
 
 
 def unsent(job: Job) -> Fail:
-    """The failure of a prompt that found no free request of the plan, or no API, until its deadline."""
+    """The failure of a prompt that found no free request of the plan, or no API, until its deadline.
+
+    Its outcome is unknown all the same when an earlier submit of it may have been accepted.
+    """
+    if job.unknown_submits:
+        never = CallFailed(FailureKind.UNSENT, "it could not be sent again before its deadline")
+        return Fail(job, _unknown(never), After.RESUMABLE)
     return Fail(
         job,
         ServiceUnavailable.because(
@@ -237,7 +243,7 @@ def _after_failed_look(
         case FailureKind.TRANSIENT | FailureKind.UNSENT | FailureKind.RATE_LIMITED | FailureKind.CONFLICT:
             if now >= job.deadline:
                 return resumable
-            job = replace(job, failures=job.failures + 1)
+            job = replace(job, failures=job.failures + 1, missing_since=None)
             return PollAgain(job, _pause(job, now, random, retry_in))
         case FailureKind.NOT_FOUND:
             return _missing(job, seen, error, now, random, policy)
@@ -290,8 +296,11 @@ def _after_failed_submit(
                 return unsent(job)
             return SubmitAgain(again, _pause(again, now, random, retry_in))
         case FailureKind.TRANSIENT | FailureKind.CONFLICT:
-            if policy.resubmit and again.failures <= MOST_RESUBMITS and now < job.deadline:
+            again = replace(again, unknown_submits=job.unknown_submits + 1)
+            if policy.resubmit and again.unknown_submits <= MOST_RESUBMITS and now < job.deadline:
                 return SubmitAgain(again, _pause(again, now, random, retry_in))
+            return Fail(again, _unknown(seen), After.RESUMABLE)
+        case _ if job.unknown_submits:  # this one was refused, but an earlier one may have been accepted
             return Fail(job, _unknown(seen), After.RESUMABLE)
         case _:
             return Fail(job, outcomes.error_for_call(seen, submitting=True))
