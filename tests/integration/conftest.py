@@ -1,0 +1,89 @@
+"""A Celery app with a worker in this process, on a real Valkey, against the emulator over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+from celery._state import _tls
+from celery.contrib.testing.worker import start_worker
+from pydantic import SecretStr
+from shop import Shop, Witness, shop_of
+
+from freddy_tasks.embedded import EmbeddedServer
+from freddy_tasks.emulator import Constant, Emulator, Options
+from freddy_tasks.runtime import build, use
+from freddy_tasks.schedules import parse_tiers
+from freddy_tasks.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def api() -> Iterator[Emulator]:
+    """An emulator whose answers take a third of a second and repeat the prompt."""
+    options = Options(
+        durations=Constant(0.3), queue_seconds=0.1, per_minute=None, per_day=None, answer="About {}".format
+    )
+    with Emulator(options) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def settings(api: Emulator) -> Settings:
+    """Settings without limits, that look twice a second."""
+    return Settings(
+        api_key=SecretStr(api.key),
+        base_url=api.url,
+        plan="unlimited",
+        tiers=parse_tiers("inf:0.5"),
+        lease=2.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def _shop(valkey: EmbeddedServer, api: Emulator, settings: Settings) -> Iterator[Shop]:
+    url = f"{valkey.url}?virtual_host=1"  # the tests' other database is emptied before each of them
+    app = Celery("shop", broker=url, backend=url, include=["freddy_tasks.tasks"], set_as_current=False)
+    app.conf.update(result_chord_expires=3_600, result_backend_thread_safe=True)
+    runtime = build(app, settings)
+    use(app, runtime)
+    witness = Witness()
+    shop = shop_of(app, api, runtime, witness)
+
+    def record(task: Any = None, **_: Any) -> None:
+        if task.app == app:
+            witness.requests.append({**vars(task.request), "task": task.name})
+
+    signals.task_prerun.connect(record, weak=False)
+    with start_worker(
+        app,
+        pool="threads",
+        concurrency=16,
+        perform_ping_check=False,
+        shutdown_timeout=30.0,
+        queues=["celery", "urgent"],
+    ):
+        yield shop
+    signals.task_prerun.disconnect(record)
+    # A result that outlives the server, in the traceback of a failed test, must not ask it for twenty seconds.
+    app.backend.result_consumer.subscribed_to.clear()
+
+
+@pytest.fixture
+def shop(_shop: Shop) -> Iterator[Shop]:
+    """The app, current in this thread, with nothing recorded yet and an API in good order."""
+    before = _current()
+    _shop.app.set_current()
+    _shop.api.reset()
+    _shop.witness.requests.clear()
+    _shop.witness.calls.clear()
+    yield _shop
+    _shop.api.set_faults(())
+    if before is not None:
+        before.set_current()
+
+
+def _current() -> Celery | None:
+    current: Celery | None = _tls.current_app
+    return current
