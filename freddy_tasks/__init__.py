@@ -1,7 +1,9 @@
 """Freddy's background mode as Celery tasks: submit once, wait without a worker, answer in the AsyncResult."""
 
+from .batch import Batch, BatchItem, BatchResult, process_batch
 from .errors import (
     AccessDenied,
+    BatchFailed,
     ConfigurationError,
     FreddyError,
     InvalidRequest,
@@ -26,6 +28,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessDenied",
+    "Batch",
+    "BatchFailed",
+    "BatchItem",
+    "BatchResult",
     "ConfigurationError",
     "FreddyError",
     "InvalidRequest",
@@ -46,4 +52,5 @@ __all__ = [
     "from_result",
     "poll_response",
     "process_ai_response",
+    "process_batch",
 ]

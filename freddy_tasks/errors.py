@@ -9,6 +9,7 @@ FreddyError
  ├─ ServiceUnavailable        the API refused or could not be reached until the deadline
  ├─ OutcomeUnknown            the request may have been accepted, and nothing can tell: reconcile it
  ├─ LedgerLost                the state server no longer knows this response
+ ├─ BatchFailed               more prompts of a batch have no answer than its `on_error` tolerates
  ├─ ResponseTimeout           not finished when its deadline passed
  └─ ResponseError             the API ended the response without an answer
      ├─ ResponseFailed        status `failed`
@@ -126,6 +127,13 @@ class OutcomeUnknown(FreddyError):
 
 class LedgerLost(FreddyError):
     """The state server no longer knows this response: it was flushed, or it evicted keys."""
+
+
+class BatchFailed(FreddyError):
+    """More prompts of a batch have no answer than its `on_error` tolerates.
+
+    `info` holds `batch_id`, `counts` of all outcomes, and the `usage` of all together.
+    """
 
 
 class ResponseTimeout(FreddyError):

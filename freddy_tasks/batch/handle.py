@@ -1,0 +1,327 @@
+"""A batch in the hands of its caller: publish it, watch it, read it, cancel it, try the failed again."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from celery import Celery, chord, group
+from celery.canvas import Signature
+from celery.exceptions import ChordError
+from celery.result import AsyncResult, GroupResult
+
+from freddy_tasks import tasks as response_tasks
+from freddy_tasks.errors import FreddyError, InvalidRequest
+from freddy_tasks.ledger import Phase
+from freddy_tasks.models import Status
+from freddy_tasks.runtime import runtime_of
+
+from . import look, plan, record
+from .items import Item, Written, fingerprint, ids_of, read_items
+from .progress import Progress, seconds_left
+from .record import COLLECT, FAIL_FAST, OnError, Record
+from .result import BatchItem, BatchResult, Outcome
+from .tasks import cancel_members, collect_batch, judged, salvage_batch, stop_batch
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two looks of `results` and `get`
+WINDOW = 200  # prompts that `results` looks at ahead of the next one
+LANE = "batch"
+_ROUTE = ("queue", "exchange", "routing_key", "priority")  # of the group options: for the body as well
+_ENDED = {Phase.CLOSED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
+_WHERE = {Status.IN_PROGRESS: "in_progress"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What the caller asked for, for as long as it lives: prompts are kept nowhere else."""
+
+    items: tuple[Item, ...] = field(repr=False)
+    callback: Signature[Any] | None
+    errback: Signature[Any] | None
+    group_options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(repr=False)
+
+
+def process_batch(
+    prompts: Iterable[Written],
+    *,
+    callback: Signature[Any] | None = None,
+    errback: Signature[Any] | None = None,
+    on_error: OnError = COLLECT,
+    group_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Batch:
+    """Publish many prompts as one chord, and return a handle of it at once.
+
+    A prompt is a string, a list of input messages, or a dict with `prompt`, perhaps an `id` that its result
+    will carry, and any option of `process_ai_response` for this one; `options` are for all of them. They go
+    behind other work when the plan's requests are short, unless `lane` says otherwise. `group_options` are
+    Celery's for each message: `queue`, `priority`, `headers`, `expires`, …
+
+    `callback` gets the JSON of a `BatchResult` once all prompts have ended; `errback`, where the batch fails,
+    the id of the task that failed. `on_error` is "collect": the callback runs whatever became of the prompts;
+    a share from 0 to 1: `BatchFailed` when more than that have no answer; or "fail_fast": the first failure
+    cancels the rest, and the batch fails.
+
+    Raises `InvalidRequest`, before anything is published, for a prompt or an option that cannot be sent;
+    `ConfigurationError` for a wrong `on_error` or a missing state server. When the broker fails half way,
+    what was published is cancelled, and the broker's exception goes up.
+    """
+    call = _Call(read_items(prompts), callback, errback, dict(group_options or {}), {"lane": LANE, **options})
+    return Batch._publish(call, record.check_on_error(on_error))
+
+
+class Batch:
+    """A batch that was published. `id` is all that is needed to find it again: `Batch.restore(id)`."""
+
+    def __init__(self, app: Celery, kept: Record, call: _Call | None = None) -> None:
+        self._app = app
+        self._record = kept
+        self._call = call
+        self._result: BatchResult | None = None
+        self._ended: dict[int, tuple[Outcome, int]] = {}  # with what they cost: they need no second look
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.id}: {len(self)} prompts>"
+
+    def __len__(self) -> int:
+        return self._record.size
+
+    @property
+    def id(self) -> str:
+        """Id of the batch, which is also the task id of its chord's body."""
+        return self._record.id
+
+    @property
+    def task_ids(self) -> list[str]:
+        """The task id of each prompt, in order."""
+        return self._record.task_ids()
+
+    @property
+    def body(self) -> AsyncResult[Any]:
+        """Celery's own handle of the chord's body."""
+        return self._app.AsyncResult(self.id)
+
+    @property
+    def group(self) -> GroupResult:
+        """Celery's own handle of the prompts."""
+        members = [self._app.AsyncResult(task_id) for task_id in self.task_ids]
+        return self._app.GroupResult(self._record.group_id, members)
+
+    @classmethod
+    def restore(cls, batch_id: str, app: Celery | None = None) -> Self:
+        """The batch of that id, from any process. `app` is the current one unless it is given.
+
+        Raises `InvalidRequest` when it is not known, or not any more: three days after its last use.
+        """
+        app = app or response_tasks.process_ai_response.app
+        return cls(app, record.load(runtime_of(app).ledger, batch_id))
+
+    def progress(self) -> Progress:
+        """Where the prompts stand, at the cost of one round trip per 500 of those that have not ended."""
+        if self._result is not None:
+            return Progress(len(self), **self._result.counts, seconds_left=0.0)
+        runtime = runtime_of(self._app)
+        counts = self._survey()
+        counted = Progress(len(self), **counts)
+        elapsed = max(0.0, runtime.clock() - self._record.created_at)
+        room = plan.room(runtime.ledger.redis, runtime.ledger.budget)
+        return replace(counted, seconds_left=seconds_left(counted, elapsed, room))
+
+    def results(self, timeout: float | None = None) -> Iterator[BatchItem]:
+        """Each prompt's end, in the order of the prompts, as soon as it and all before it have ended.
+
+        Raises `TimeoutError` when the next one has not ended within `timeout` seconds.
+        """
+        if self._result is not None:
+            yield from self._result.items
+            return
+        ids = self.task_ids
+        ready: dict[str, Mapping[str, Any]] = {}
+        for index, task_id in enumerate(ids):
+            pause, waited_since = FIRST_PAUSE, time.monotonic()
+            while task_id not in ready:
+                ahead = [one for one in ids[index : index + WINDOW] if one not in ready]
+                ready.update(look.ready_metas(self._app.backend, ahead))
+                if task_id in ready or self._is_forgotten(task_id):
+                    break
+                if timeout is not None and time.monotonic() - waited_since >= timeout:
+                    raise TimeoutError(f"Prompt {index} of batch {self.id} has not ended in {timeout:g} s.")
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            yield BatchItem.of(self._record.item_id(index), task_id, ready.pop(task_id, None))
+
+    def get(self, timeout: float | None = None) -> BatchResult:
+        """All outcomes, once the last prompt has ended.
+
+        Raises `TimeoutError` after `timeout` seconds, `BatchFailed` for a batch whose failures are more than
+        it tolerates; with "fail_fast" the first failure of a prompt.
+        """
+        if self._result is None:
+            self._result = self._wait(timeout)
+        return self._result
+
+    def cancel(self) -> int:
+        """Cancel all that has not ended, here and at the API; how many prompts were under way.
+
+        The callback still runs, with what was answered, unless the batch is "fail_fast".
+        """
+        return cancel_members(runtime_of(self._app).ledger, self._record)
+
+    def retry_failed(
+        self,
+        prompts: Iterable[Written] | None = None,
+        *,
+        even_unknown: bool = False,
+        callback: Signature[Any] | None = None,
+        errback: Signature[Any] | None = None,
+        group_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Batch:
+        """A new batch of those that have failed so far, with the ids they had.
+
+        Those with an unknown outcome may have been answered and paid for; they are sent again only with
+        `even_unknown`. Cancelled ones are not. The handle that `process_batch` returned knows the rest; one
+        that was restored must be told the same `prompts` again, as they are kept nowhere, and the options.
+
+        Raises `InvalidRequest` when the prompts are missing, or are not those of this batch.
+        """
+        call = self._call
+        if prompts is not None:
+            items = read_items(prompts)
+            if fingerprint(items, self.id) != self._record.fingerprint:
+                raise InvalidRequest(f"These are not the prompts of batch {self.id}, or not in its order.")
+            call = _Call(items, callback, errback, dict(group_options or {}), {"lane": LANE, **options})
+        if call is None:
+            raise InvalidRequest(
+                "A restored batch has no prompts, as they are kept nowhere: give them again."
+            )
+        wanted = {Outcome.FAILED, Outcome.UNKNOWN} if even_unknown else {Outcome.FAILED}
+        failed = [index for index, outcome in self._outcomes().items() if outcome in wanted]
+        again = replace(call, items=tuple(call.items[index] for index in sorted(failed)))
+        return Batch._publish(again, self._record.on_error)
+
+    @classmethod
+    def _publish(cls, call: _Call, on_error: OnError) -> Batch:
+        app = response_tasks.process_ai_response.app
+        for item in call.items:
+            _check(item, call.options)
+        batch_id = str(uuid.uuid4())
+        kept = Record(
+            batch_id,
+            len(call.items),
+            on_error,
+            time.time(),
+            fingerprint(call.items, batch_id),
+            ids_of(call.items),
+        )
+        batch = cls(app, kept, call)
+        if app.conf.task_always_eager:
+            batch._result = BatchResult.from_result(_canvas(call, kept, kept.to_message()).get())
+            return batch
+        ledger = runtime_of(app).ledger
+        record.save(ledger, kept)
+        try:
+            _canvas(call, kept, kept.id)
+        except Exception:
+            cancel_members(ledger, kept)
+            raise
+        return batch
+
+    def _outcomes(self) -> dict[int, Outcome]:
+        if self._result is not None:
+            return {index: item.outcome for index, item in enumerate(self._result.items)}
+        self._survey()
+        return {index: outcome for index, (outcome, _) in self._ended.items()}
+
+    def _survey(self) -> dict[str, int]:
+        """Counts for `Progress`; those that have ended are remembered."""
+        ids = self.task_ids
+        position = {task_id: index for index, task_id in enumerate(ids) if index not in self._ended}
+        counts = {"waiting": 0, "queued": 0, "in_progress": 0, "requests": 0}
+        unclear: dict[str, look.Standing] = {}
+        for task_id, standing in look.standings(runtime_of(self._app).ledger, list(position)):
+            if standing.phase is Phase.CLOSED and standing.status is Status.COMPLETED:
+                self._ended[position[task_id]] = (Outcome.COMPLETED, standing.requests)
+            elif standing.phase is None or standing.phase in _ENDED:
+                unclear[task_id] = standing
+            else:
+                counts["requests"] += standing.requests
+                counts[_WHERE.get(standing.status, "queued") if standing.submitted else "waiting"] += 1
+        metas = dict(look.ready_metas(self._app.backend, list(unclear)))
+        for task_id, standing in unclear.items():
+            if task_id in metas or standing.phase is Phase.CLOSED:
+                item = BatchItem.of("", task_id, metas.get(task_id))
+                self._ended[position[task_id]] = (item.outcome, standing.requests)
+            else:
+                counts["requests"] += standing.requests
+                counts["queued" if standing.submitted else "waiting"] += 1
+        for outcome, requests in self._ended.values():
+            counts[outcome.value] = counts.get(outcome.value, 0) + 1
+            counts["requests"] += requests
+        return counts
+
+    def _is_forgotten(self, task_id: str) -> bool:
+        """It ended, and its result is not kept any more: to wait for it would be to wait for ever."""
+        ((_, standing),) = look.standings(runtime_of(self._app).ledger, [task_id])
+        if standing.phase is not Phase.CLOSED:
+            return False
+        return not any(look.ready_metas(self._app.backend, [task_id]))  # stored before it was closed
+
+    def _wait(self, timeout: float | None) -> BatchResult:
+        outcome = self.body.get(timeout=timeout, propagate=False, follow_parents=False)
+        if isinstance(outcome, Mapping):
+            return BatchResult.from_result(outcome)
+        if isinstance(outcome, ChordError) and self._record.on_error != FAIL_FAST:
+            return judged(self._record, self._app)
+        first = record.stopped_by(runtime_of(self._app).ledger, self._record)
+        cause = self._app.AsyncResult(first).result if first else outcome
+        raise cause if isinstance(cause, FreddyError) else outcome
+
+
+def _check(item: Item, options: Mapping[str, Any]) -> None:
+    try:
+        response_tasks._check(item.prompt, **{**options, **item.options})
+    except InvalidRequest as error:
+        raise InvalidRequest(f"Item {item.id!r}: {error.message}") from None
+
+
+def _canvas(call: _Call, kept: Record, batch: str | Mapping[str, Any]) -> Any:
+    """Publish the chord; in eager mode, run it."""
+    body = collect_batch.s(batch).set(**_route(call))
+    fails_fast = kept.on_error == FAIL_FAST
+    if call.callback is not None:
+        body.link(call.callback)
+    if not fails_fast and isinstance(batch, str):
+        body.link_error(_salvage(call, kept))
+    elif call.errback is not None:
+        body.link_error(call.errback)
+    header = group(_members(call, kept, fails_fast), task_id=kept.group_id)
+    return chord(header)(body, task_id=kept.body_id)
+
+
+def _members(call: _Call, kept: Record, fails_fast: bool) -> Iterator[Signature[Any]]:
+    stop = stop_batch.s(kept.id).set(**_route(call))
+    for index, item in enumerate(call.items):
+        options = {**call.options, **item.options, "return_exceptions": not fails_fast}
+        member = response_tasks.process_ai_response.s(item.prompt, **options)
+        member.set(**call.group_options, task_id=kept.task_id(index))
+        if fails_fast:
+            member.link_error(stop)
+        yield member
+
+
+def _salvage(call: _Call, kept: Record) -> Signature[Any]:
+    salvage: Signature[Any] = salvage_batch.s(kept.id).set(**_route(call))
+    if call.callback is not None:
+        salvage.link(call.callback)
+    if call.errback is not None:
+        salvage.link_error(call.errback)
+    return salvage
+
+
+def _route(call: _Call) -> dict[str, Any]:
+    return {name: call.group_options[name] for name in _ROUTE if name in call.group_options}

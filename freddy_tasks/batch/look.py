@@ -1,0 +1,69 @@
+"""Many tasks at one look: what the result backend and the ledger know of them, in a few round trips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celery import states
+from celery.backends.base import KeyValueStoreBackend
+
+from freddy_tasks.ledger import Ledger, Phase
+from freddy_tasks.models import Status
+
+CHUNK = 500  # tasks a round trip
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the ledger has a task; `phase` is None for one it never saw, or has forgotten."""
+
+    phase: Phase | None = None
+    submitted: bool = False
+    status: Status = Status.QUEUED
+    polls: int = 0
+
+    @property
+    def requests(self) -> int:
+        """What it has cost of the plan so far: its submit and its polls that were answered."""
+        return int(self.submitted) + self.polls
+
+
+def ready_metas(backend: Any, task_ids: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What Celery keeps of those that have ended; the others are left out."""
+    for start in range(0, len(task_ids), CHUNK):
+        chunk = task_ids[start : start + CHUNK]
+        for task_id, meta in zip(chunk, _metas(backend, chunk), strict=True):
+            if meta is not None and meta.get("status") in states.READY_STATES:
+                yield task_id, meta
+
+
+def standings(ledger: Ledger, task_ids: Sequence[str]) -> Iterator[tuple[str, Standing]]:
+    """Where the ledger has each of them."""
+    for start in range(0, len(task_ids), CHUNK):
+        chunk = task_ids[start : start + CHUNK]
+        with ledger.redis.pipeline(transaction=False) as pipe:
+            for task_id in chunk:
+                pipe.hmget(f"{ledger.prefix}:job:{task_id}", "phase", "job")
+            found = pipe.execute()
+        for task_id, (phase, job) in zip(chunk, found, strict=True):
+            yield task_id, _standing(phase, json.loads(job) if job else {})
+
+
+def _metas(backend: Any, task_ids: Sequence[str]) -> list[Mapping[str, Any] | None]:
+    if not isinstance(backend, KeyValueStoreBackend):
+        return [backend.get_task_meta(task_id, cache=False) for task_id in task_ids]
+    kept = backend.mget([backend.get_key_for_task(task_id) for task_id in task_ids])
+    return [None if value is None else backend.decode_result(value) for value in kept]
+
+
+def _standing(phase: str | None, job: Mapping[str, Any]) -> Standing:
+    if phase is None:
+        return Standing()
+    # One settled by its submit alone has no poll, and perhaps no id.
+    submitted = bool(job.get("response_id")) or phase == Phase.SENT
+    return Standing(
+        Phase(phase), submitted, Status(job.get("status", Status.QUEUED)), int(job.get("polls", 0))
+    )

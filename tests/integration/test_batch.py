@@ -1,0 +1,268 @@
+"""Batches on a real worker: in order, once, and everything accounted for however badly it goes."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+from kombu import Producer
+from kombu.exceptions import OperationalError
+from shop import Shop, wait_for
+
+from freddy_tasks import (
+    Batch,
+    BatchFailed,
+    BatchItem,
+    BatchResult,
+    InvalidRequest,
+    ResponseFailed,
+    cancel_response,
+    process_batch,
+)
+from freddy_tasks.batch import Outcome
+
+OPTIONS = {"queue": "urgent", "shadow": "ours"}
+DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
+FAILING = "Fail {} [emulate: status=failed code=model_error message=No_luck]"
+ENDLESS = "Wait {} [emulate: duration=600]"
+
+
+def mixed(count: int) -> list[str]:
+    """So many prompts, every fifth of which fails."""
+    return [(FAILING if number % 5 == 2 else "prompt {}").format(number) for number in range(count)]
+
+
+def outcomes(items: tuple[BatchItem, ...]) -> dict[str, int]:
+    """How many ended each way."""
+    return dict(Counter(item.outcome.value for item in items))
+
+
+def test_answers_come_in_the_order_of_the_prompts(shop: Shop) -> None:
+    """The handle's generator follows the prompts, whichever answer is first."""
+    slow_first = ["first [emulate: duration=1]", *(f"prompt {number}" for number in range(5))]
+
+    items = list(process_batch(slow_first).results(DEADLINE))
+
+    assert [item.output_text for item in items] == [f"About {prompt}" for prompt in slow_first]
+    assert [item.id for item in items] == list(range(6))
+    assert shop.api.counts.posts == 6
+
+
+def test_the_callback_gets_a_result_of_all_once(shop: Shop) -> None:
+    """One call, after the last answer, with everything in order and what it cost."""
+    batch = process_batch(
+        [{"id": "a", "prompt": "ants"}, {"id": "b", "prompt": "bees"}], callback=shop.note.s()
+    )
+
+    [(given,)] = wait_for(lambda: shop.witness.calls_of("note"))
+    result = BatchResult.from_result(given)
+    assert [(item.id, item.output_text) for item in result.completed] == [
+        ("a", "About ants"),
+        ("b", "About bees"),
+    ]
+    assert result.counts == {"completed": 2, "failed": 0, "cancelled": 0, "unknown": 0}
+    assert result.usage["total_tokens"] == sum(item.usage["total_tokens"] for item in result.items)
+    assert batch.get(DEADLINE) == result
+
+
+def test_a_fifth_that_fails_leaves_the_rest_and_is_named(shop: Shop) -> None:
+    """With "collect" each prompt is in exactly one place, and the callback runs once."""
+    batch = process_batch(mixed(30), callback=shop.note.s(), errback=shop.complain.s())
+
+    result = batch.get(DEADLINE)
+    assert [item.id for item in result.failed] == list(range(2, 30, 5))
+    assert {type(item.error) for item in result.failed} == {ResponseFailed}
+    assert len(result.completed) == 24
+    assert outcomes(result.items) == {"completed": 24, "failed": 6}
+    wait_for(lambda: shop.witness.calls_of("note"))
+    assert len(shop.witness.calls_of("note")) == 1
+    assert shop.witness.calls_of("complain") == []
+    assert batch.progress().done
+
+
+def test_items_carry_fields_of_their_own(shop: Shop) -> None:
+    """What an item says goes before what the batch says."""
+    batch = process_batch([{"prompt": "ants", "model": "small"}, "bees"], model="large")
+    batch.get(DEADLINE)
+
+    sent = [shop.witness.hops(task_id)[0]["kwargs"] for task_id in batch.task_ids]
+    assert [kwargs["model"] for kwargs in sent] == ["small", "large"]
+    assert {kwargs["lane"] for kwargs in sent} == {"batch"}
+
+
+def test_a_bad_item_is_named_and_nothing_is_sent(shop: Shop) -> None:
+    """All prompts are checked before the first is published."""
+    with pytest.raises(InvalidRequest, match="'b'"):
+        process_batch([{"id": "a", "prompt": "ants"}, {"id": "b", "prompt": ""}])
+
+    assert shop.api.counts.posts == 0
+
+
+@pytest.mark.parametrize(("share", "fails"), [(0.2, False), (0.1, True)])
+def test_a_share_of_failures_is_tolerated_and_more_is_not(shop: Shop, share: float, fails: bool) -> None:
+    """The share is judged at the end: all that was answered can still be read."""
+    batch = process_batch(mixed(10), on_error=share, callback=shop.note.s(), errback=shop.complain.s())
+
+    if fails:
+        with pytest.raises(BatchFailed, match="2 of 10") as caught:
+            batch.get(DEADLINE)
+        assert caught.value.info["counts"]["completed"] == 8
+        assert len(wait_for(lambda: shop.witness.calls_of("complain"))) == 1
+        assert shop.witness.calls_of("note") == []
+    else:
+        assert len(batch.get(DEADLINE).completed) == 8
+        assert len(wait_for(lambda: shop.witness.calls_of("note"))) == 1
+        assert shop.witness.calls_of("complain") == []
+    assert outcomes(tuple(batch.results(DEADLINE))) == {"completed": 8, "failed": 2}
+
+
+def test_fail_fast_cancels_what_has_not_ended(shop: Shop) -> None:
+    """The first failure ends it: nothing waits for the endless ones, and the API is told."""
+    prompts = [FAILING.format(0), *(ENDLESS.format(number) for number in range(4))]
+    batch = process_batch(prompts, on_error="fail_fast", callback=shop.note.s(), errback=shop.complain.s())
+
+    with pytest.raises(ResponseFailed, match="No luck"):
+        batch.get(DEADLINE)
+    assert len(wait_for(lambda: shop.witness.calls_of("complain"))) == 1
+    assert shop.witness.calls_of("note") == []
+    assert outcomes(tuple(batch.results(DEADLINE))) == {"failed": 1, "cancelled": 4}
+    wait_for(lambda: shop.api.counts.deletes == shop.api.counts.posts - 1)
+
+
+def test_a_cancelled_member_does_not_keep_the_rest_from_the_callback(shop: Shop) -> None:
+    """Celery fails a chord with a revoked member; a batch that collects is salvaged, once."""
+    batch = process_batch([*mixed(6), ENDLESS.format(0)], callback=shop.note.s())
+    wait_for(lambda: batch.progress().queued + batch.progress().in_progress + batch.progress().ended == 7)
+
+    cancel_response(batch.task_ids[-1])
+
+    result = batch.get(DEADLINE)
+    assert result.counts == {"completed": 5, "failed": 1, "cancelled": 1, "unknown": 0}
+    [(given,)] = wait_for(lambda: shop.witness.calls_of("note"))
+    assert given == result.to_result()
+
+
+def test_a_whole_batch_can_be_cancelled(shop: Shop) -> None:
+    """What was not answered is cancelled, here and at the API, and the callback is told so."""
+    batch = process_batch([ENDLESS.format(number) for number in range(5)], callback=shop.note.s())
+    wait_for(lambda: shop.api.counts.posts == 5)
+
+    assert batch.cancel() == 5
+    assert batch.get(DEADLINE).counts["cancelled"] == 5
+    assert len(wait_for(lambda: shop.witness.calls_of("note"))) == 1
+    wait_for(lambda: shop.api.counts.deletes == 5)
+    assert batch.progress().cancelled == 5
+
+
+def test_a_result_that_expired_counts_as_unknown(shop: Shop) -> None:
+    """Nobody waits for a result that is gone, and it is not sent again without a word."""
+    batch = process_batch([f"prompt {number}" for number in range(3)])
+    batch.get(DEADLINE)
+    wait_for(lambda: batch.progress().done)
+
+    shop.app.backend.forget(batch.task_ids[1])
+
+    items = list(Batch.restore(batch.id, shop.app).results(DEADLINE))
+    assert [item.outcome for item in items] == [Outcome.COMPLETED, Outcome.UNKNOWN, Outcome.COMPLETED]
+
+
+def test_a_batch_is_found_again_by_its_id(shop: Shop) -> None:
+    """Another process needs nothing but the id; the prompts are not in what it finds."""
+    batch = process_batch([{"id": "a", "prompt": "secret ants"}])
+    batch.get(DEADLINE)
+
+    again = Batch.restore(batch.id)
+    assert [(item.id, item.output_text) for item in again.results(DEADLINE)] == [("a", "About secret ants")]
+    assert again.get(DEADLINE) == batch.get(DEADLINE)
+    assert "ants" not in str(shop.runtime.ledger.redis.get(f"{shop.runtime.ledger.prefix}:batch:{batch.id}"))
+    with pytest.raises(InvalidRequest, match="No batch"):
+        Batch.restore("0" * 32)
+
+
+def test_only_the_failed_are_tried_again(shop: Shop) -> None:
+    """With the ids they had; a restored handle must be given the same prompts."""
+    prompts = mixed(10)
+    batch = process_batch(prompts)
+    batch.get(DEADLINE)
+
+    again = Batch.restore(batch.id).retry_failed(prompts)
+    assert [item.id for item in again.get(DEADLINE).items] == [2, 7]
+    assert [item.id for item in batch.retry_failed().get(DEADLINE).items] == [2, 7]
+    assert shop.api.counts.posts == 14
+    with pytest.raises(InvalidRequest, match="not the prompts"):
+        Batch.restore(batch.id).retry_failed(prompts[::-1])
+    with pytest.raises(InvalidRequest, match="give them again"):
+        Batch.restore(batch.id).retry_failed()
+
+
+def test_progress_adds_up_at_any_moment(shop: Shop) -> None:
+    """The counts are those of all prompts, and requests are what the API counted."""
+    batch = process_batch(mixed(20))
+    seen = [batch.progress()]
+    while not seen[-1].done:
+        seen.append(batch.progress())
+
+    for progress in seen:
+        parts = progress.waiting + progress.queued + progress.in_progress + progress.ended
+        assert parts == progress.total == 20
+    assert seen[-1].requests == shop.api.counts.posts + shop.api.counts.gets
+    assert seen[-1].seconds_left == 0.0
+
+
+def test_group_options_reach_every_message(shop: Shop) -> None:
+    """A queue of its own carries the prompts and the end of the batch alike."""
+    batch = process_batch(
+        ["ants"], callback=shop.note.s(), group_options={"queue": "urgent", "shadow": "ours"}
+    )
+    batch.get(DEADLINE)
+    wait_for(lambda: shop.witness.calls_of("note"))
+
+    queues = {request["task"]: request["delivery_info"]["routing_key"] for request in shop.witness.requests}
+    assert queues["freddy_tasks.process_ai_response"] == "urgent"
+    assert queues["freddy_tasks.poll_response"] == "urgent"
+    assert queues["freddy_tasks.collect_batch"] == "urgent"
+    assert shop.witness.hops(batch.task_ids[0])[0]["shadow"] == "ours"
+
+
+def test_a_publish_that_breaks_off_leaves_nothing_behind(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the queue already is cancelled before it can cost anything."""
+    published = Producer.publish
+    left = iter(range(3))
+
+    def refuse(self: Producer, *args: Any, **kwargs: Any) -> Any:
+        if threading.current_thread() is threading.main_thread() and next(left, None) is None:
+            raise OperationalError("the broker is away")
+        return published(self, *args, **kwargs)
+
+    monkeypatch.setattr(Producer, "publish", refuse)
+    with pytest.raises(OperationalError):
+        process_batch([ENDLESS.format(number) for number in range(5)], callback=shop.note.s())
+
+    monkeypatch.undo()
+    wait_for(lambda: shop.api.counts.deletes == shop.api.counts.posts)
+    assert shop.api.counts.posts <= 3
+    assert shop.witness.calls_of("note") == []
+
+
+def test_in_eager_mode_a_batch_ends_where_it_is_called(shop: Shop) -> None:
+    """Users' own tests run like that: the handle answers as any other, without a server."""
+    shop.app.conf.task_always_eager = True
+    try:
+        batch = process_batch(["ants", FAILING.format(0)], callback=shop.note.s())
+    finally:
+        shop.app.conf.task_always_eager = False
+
+    assert batch.get().counts == {"completed": 1, "failed": 1, "cancelled": 0, "unknown": 0}
+    assert [item.output_text for item in batch.results()] == ["About ants", ""]
+    assert batch.progress().done
+    assert len(shop.witness.calls_of("note")) == 1
+
+
+def test_a_batch_of_none_ends_at_once(shop: Shop) -> None:
+    """Its callback runs all the same."""
+    batch = process_batch([], callback=shop.note.s())
+
+    assert batch.get(DEADLINE).items == ()
+    assert len(wait_for(lambda: shop.witness.calls_of("note"))) == 1
