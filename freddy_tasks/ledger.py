@@ -56,6 +56,7 @@ class Held:
     cancelled: bool = False  # somebody asked to cancel it meanwhile
     recovered: bool = False  # an earlier hop of it was lost, or died, or only took long
     abandoned: bool = False  # Celery has an outcome already: only the API is still to be told
+    revived: bool = False  # a person took it up again: the failure that Celery has is the old one
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Record:
     generation: int
     job: Job | None
     due: float | None
+    suspended_at: float | None = None  # Unix seconds by the state server's clock, in lists of suspended ones
 
 
 class Wake:
@@ -211,7 +213,7 @@ class Ledger:
         return Parked(float(answer[1]), Phase(answer[2]))
 
     def settle(self, held: Held, outcome: Mapping[str, Any], job: Job, after: Phase = Phase.CLOSED) -> bool:
-        """Keep the outcome before Celery stores it; False when somebody cancelled it first.
+        """Keep the outcome before Celery stores it; False when a cancel or another holder came first.
 
         `after` is what becomes of the record then: `CLOSED`, `SUSPENDED` or `CANCELLING`.
         """
@@ -235,8 +237,15 @@ class Ledger:
         return Phase(answer[1]) if answer[0] == "cancelling" else None
 
     def revive(self, task_id: str, phase: Phase, timeout: float) -> bool:
-        """Take up a suspended job again, as `WAITING` or `QUEUED`; False when it is not suspended."""
-        return bool(self._run("revive", task_id, phase.value, timeout)[0] == "revived")
+        """Take up a suspended job again, as `WAITING` or `QUEUED`; its deadline is `timeout` seconds from now.
+
+        False when it is not suspended, or has no response to wait for, or no prompt to submit.
+        """
+        # It leaves its chord, which has counted its failure: a second count would start the body too early.
+        options = _load(self.redis.hget(f"{self.prefix}:job:{task_id}", "options"))
+        options.pop("chord", None)
+        answer = self._run("revive", task_id, phase.value, timeout, _dump(options))
+        return bool(answer[0] == "revived")
 
     def pop(self, most: int = 100) -> Popped:
         """Take up to `most` due jobs out of the waiting room and leave a lease behind for each."""
@@ -264,8 +273,9 @@ class Ledger:
 
     def suspended(self) -> tuple[Record, ...]:
         """Responses that wait for a person's decision, oldest first."""
-        ids = self.redis.zrange(f"{self.prefix}:suspended", 0, -1)
-        return tuple(record for record in map(self.record, ids) if record is not None)
+        found = self.redis.zrange(f"{self.prefix}:suspended", 0, -1, withscores=True)
+        records = ((self.record(task_id), since) for task_id, since in found)
+        return tuple(replace(record, suspended_at=since) for record, since in records if record is not None)
 
     def heed(
         self, *, refused: bool, retry_in: float | None, per_minute: int | None, remaining: int | None
@@ -331,7 +341,7 @@ def _job(text: str, deadline: float | str) -> Job:
 
 
 def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float) -> Held:
-    _, now, phase, deadline, job, body, outcome, options, may_ask, cancelled, lost, abandoned = answer
+    _, now, phase, deadline, job, body, outcome, options, may_ask, cancelled, lost, abandoned, revived = answer
     return Held(
         task_id,
         generation,
@@ -346,6 +356,7 @@ def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float) -
         cancelled=cancelled == "1",
         recovered=lost == "1",
         abandoned=abandoned == "1",
+        revived=revived == "1",
     )
 
 

@@ -3,10 +3,10 @@
 local id, lane = ARGV[6], tonumber(ARGV[10])
 local timeout, whole, lease, admission = tonumber(ARGV[11]), ARGV[12] == '1', tonumber(ARGV[13]), tonumber(ARGV[14])
 local key = key_of(id)
-local seen = redis.call('HMGET', key, 'phase', 'nonce', 'deadline')
+local seen = redis.call('HMGET', key, 'phase', 'nonce', 'deadline', 'generation', 'holder')
 if seen[1] then
-  -- The same call again, after its first reply was lost on the way.
-  if seen[1] == 'sent' and seen[2] == ARGV[15] then return { 'granted', seconds(now), seen[3] } end
+  -- The same call again, after its first reply was lost on the way, and before its lease ran out.
+  if seen[1] == 'sent' and seen[2] == ARGV[15] and seen[4] == '1' and seen[5] == 'claimed' then return { 'granted', seconds(now), seen[3] } end
   return { 'exists', seen[1] }
 end
 

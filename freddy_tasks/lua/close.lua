@@ -11,6 +11,7 @@ unschedule(id)
 if state[1] == 'settled' and state[2] == 'suspended' then
   redis.call('HSET', key, 'phase', 'suspended', 'holder', '')
   redis.call('ZADD', SUSPENDED, seconds(now), id)
+  redis.call('ZREMRANGEBYSCORE', SUSPENDED, '-inf', seconds(now - ttl)) -- their records are gone
   redis.call('EXPIRE', SUSPENDED, ttl)
   redis.call('EXPIRE', key, ttl)
   return { 'suspended', '' }

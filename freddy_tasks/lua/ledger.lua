@@ -8,6 +8,7 @@
 -- holder      '' in the waiting room, 'published' in the broker, 'claimed' by a task that runs
 -- lost        '1' since a lease ran out: the last hop was lost, or died, or only took long
 -- abandoned   '1' when Celery has an outcome already: only the API is still to be told
+-- revived     '1' since a person took it up again: the outcome that Celery has is the old one
 -- due         every job that is not suspended or closed is in this sorted set: the moment at which, at the
 --             latest, something happens to it (a poll, a lease that runs out, a deadline)
 -- ready:*     jobs that are due and wait for one of the plan's requests, by lane, then by age
@@ -41,7 +42,7 @@ local function unschedule(id)
   redis.call('ZREM', READY.look, id)
 end
 
--- Line up for one of the plan's requests; the alarm moves to the deadline.
+-- Line up for one of the plan's requests; the alarm moves to the deadline. A cancel has none: it waits its turn.
 local function line_up(id, phase, lane, deadline)
   local line = phase == 'queued' and READY.submit or READY.look
   if not redis.call('ZSCORE', line, id) then
@@ -50,7 +51,7 @@ local function line_up(id, phase, lane, deadline)
   redis.call('EXPIRE', line, ttl)
   if wakes_others and redis.call('ZCARD', line) == 1 then redis.call('PUBLISH', WAKE, '') end
   redis.call('HSET', key_of(id), 'holder', '', 'ticket', '0')
-  redis.call('ZADD', DUE, seconds(math.max(deadline, now + 1)), id)
+  redis.call('ZADD', DUE, seconds(math.max(deadline, now + (phase == 'cancelling' and 60 or 1))), id)
   keep(id, deadline)
 end
 

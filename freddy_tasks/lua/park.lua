@@ -5,10 +5,10 @@ local refused = refusal(id, generation)
 if refused then return refused end
 local key = key_of(id)
 local deadline = tonumber(redis.call('HGET', key, 'deadline'))
-if phase == 'waiting' then redis.call('HDEL', key, 'body') end
 if phase ~= 'cancelling' and redis.call('HGET', key, 'cancel') == '1' then
   phase, delay = 'cancelling', 0
 end
+if phase ~= 'queued' then redis.call('HDEL', key, 'body') end
 redis.call('HSET', key, 'phase', phase, 'job', job, 'holder', '')
 redis.call('HDEL', key, 'lost')
 local moment = now + delay

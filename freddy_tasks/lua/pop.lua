@@ -7,7 +7,10 @@ wakes_others = false
 local function release(id, ticket)
   local key = key_of(id)
   local state = redis.call('HMGET', key, 'phase', 'job', 'options', 'body', 'deadline', 'lost')
-  if not state[1] then return unschedule(id) end
+  if not state[1] then -- its record expired
+    unschedule(id)
+    return 0
+  end
   local generation = redis.call('HINCRBY', key, 'generation', 1)
   local attempts = redis.call('HINCRBY', key, 'attempts', 1)
   redis.call('HSET', key, 'holder', 'published', 'ticket', ticket)
@@ -15,6 +18,7 @@ local function release(id, ticket)
   schedule(id, now + lease * 2 ^ math.min(attempts - 1, 6))
   local body = (state[1] == 'queued' or state[1] == 'sent') and state[4] or ''
   released[#released + 1] = { id, generation, state[1], state[2], state[3] or '', body or '', state[5], state[6] or '' }
+  return 1
 end
 
 local costs_a_request = { queued = true, waiting = true, cancelling = true }
@@ -22,7 +26,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, mo
   local state = redis.call('HMGET', key_of(id), 'phase', 'lane', 'deadline', 'holder')
   local deadline = tonumber(state[3]) or 0
   if state[4] == 'published' or state[4] == 'claimed' then redis.call('HSET', key_of(id), 'lost', '1') end
-  if is_limited() and costs_a_request[state[1]] and now < deadline then
+  if is_limited() and costs_a_request[state[1]] and (now < deadline or state[1] == 'cancelling') then
     line_up(id, state[1], state[1] == 'cancelling' and 0 or state[2], deadline)
   else
     release(id, '0')
@@ -41,8 +45,7 @@ while room - taken >= 1 and #released < most do
   end
   if not id then break end
   redis.call('ZREM', line, id)
-  release(id, seconds(now))
-  taken = taken + 1
+  taken = taken + release(id, seconds(now))
   turn = other
 end
 if taken > 0 then

@@ -1,13 +1,15 @@
 -- Take up a suspended job again: poll it (it has a response id), or submit it again (it has none).
--- ARGV: id, phase (waiting or queued), timeout
+-- ARGV: id, phase (waiting or queued), timeout, options
 local id, phase, timeout = ARGV[6], ARGV[7], tonumber(ARGV[8])
 local key = key_of(id)
-local state = redis.call('HGET', key, 'phase')
+local state, job = unpack(redis.call('HMGET', key, 'phase', 'job'))
 if state ~= 'suspended' then return { 'fenced', state or 'gone' } end
 if phase == 'queued' and redis.call('HEXISTS', key, 'body') == 0 then return { 'fenced', 'submitted' } end
+if phase == 'waiting' and not cjson.decode(job).response_id then return { 'fenced', 'unsubmitted' } end
 redis.call('ZREM', SUSPENDED, id)
 redis.call('HINCRBY', key, 'generation', 1)
 redis.call('HDEL', key, 'outcome', 'lost')
-redis.call('HSET', key, 'phase', phase, 'holder', '', 'started', '1', 'deadline', seconds(now + timeout))
+redis.call('HSET', key, 'phase', phase, 'holder', '', 'started', '1', 'revived', '1', 'deadline', seconds(now + timeout),
+  'options', ARGV[9])
 schedule(id, now)
 return { 'revived', phase }

@@ -6,9 +6,12 @@ if refused then return refused end
 local key = key_of(id)
 if redis.call('HGET', key, 'cancel') == '1' then
   redis.call('HSET', key, 'phase', 'cancelling', 'job', ARGV[9], 'holder', '')
+  redis.call('HDEL', key, 'body')
   schedule(id, now)
   return { 'fenced', 'cancelling' }
 end
 redis.call('HSET', key, 'phase', 'settled', 'outcome', ARGV[8], 'job', ARGV[9], 'after', ARGV[10])
+-- Only a suspended submit may yet need its prompt.
+if ARGV[10] ~= 'suspended' then redis.call('HDEL', key, 'body') end
 schedule(id, now + lease)
 return { 'settled', '' }
