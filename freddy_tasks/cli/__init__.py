@@ -18,7 +18,15 @@ from freddy_tasks.errors import ConfigurationError, InvalidRequest
 
 from .exits import FAILED, INTERRUPTED, USAGE
 
-COMMANDS = ("run",)
+COMMANDS = (
+    "run",
+    "worker",
+    "emulator",
+    "status",
+    "cancel",
+    "resume",
+    "reconcile",
+)
 
 
 class Commands(click.Group):

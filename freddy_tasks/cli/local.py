@@ -17,15 +17,18 @@ from freddy_tasks.errors import ConfigurationError
 WORKER = ("worker", "-P", "threads", "-c", "8", "--without-gossip", "--without-mingle", "-l", "INFO")
 """Arguments of `celery` for a worker: our tasks wait on the network only, so threads are what they need."""
 
-STOP_TIMEOUT = 5.0  # seconds
 _CRITICAL = re.compile(r"CRITICAL/\w+\] (.*)")
 
 
 class LocalStack:
-    """A Valkey server, a worker, and with `emulate` the emulator; up until `stop`, and then gone."""
+    """A Valkey server, a worker, and with `emulate` the emulator; up until `stop`, and then gone.
 
-    def __init__(self, *, emulate: bool) -> None:
-        self._server = EmbeddedServer()
+    What the server knows goes with it, unless `directory` is given: a power cut loses nothing of that.
+    """
+
+    def __init__(self, *, emulate: bool, directory: Path | None = None) -> None:
+        self._server = EmbeddedServer(directory)
+        self._options = ("--appendfsync", "always") if directory else ()
         self._api = Emulator() if emulate else None
         self._worker: subprocess.Popen[bytes] | None = None
 
@@ -53,7 +56,7 @@ class LocalStack:
         Raises `ConfigurationError` when the server cannot be started.
         """
         try:
-            self._server.start()
+            self._server.start(*self._options)
             if self._api:
                 self._api.start()
             argv = [sys.executable, "-m", "celery", "-A", "freddy_tasks.app", *WORKER]
@@ -76,7 +79,9 @@ class LocalStack:
     def stop(self) -> None:
         """End the worker, the emulator and the server, and remove their files."""
         if self._worker:
-            processes.stop(self._worker, STOP_TIMEOUT)
+            # A warm shutdown takes seconds, and whatever it could save goes with the server anyway.
+            self._worker.kill()
+            self._worker.wait()
             self._worker = None
         if self._api:
             self._api.stop()

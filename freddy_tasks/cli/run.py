@@ -75,7 +75,9 @@ def _field(text: str) -> tuple[str, Any]:
     help="How long an answer will take.",
 )
 @click.option(
-    "--timeout", type=float, help="Longest wait for the whole, in seconds; default: FREDDY_TIMEOUT."
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Longest wait for the whole, in seconds; default: FREDDY_TIMEOUT.",
 )
 @click.option(
     "--field",
@@ -114,11 +116,11 @@ def command(
     with Interruption() as interruption, ExitStack() as opened:
         local = None if has_broker(app_name) else opened.enter_context(_local_stack())
         sights = Run(load_app(app_name), local, interruption).answer(texts, kwargs)
-    for sight in sights:
-        if as_json:
-            click.echo(json.dumps(_as_json(sight), ensure_ascii=False))
-        else:
-            _print(sight, len(sights))
+        for sight in sights:
+            if as_json:
+                click.echo(json.dumps(_as_json(sight), ensure_ascii=False))
+            else:
+                _print(sight, len(sights))
     if interruption.count:
         ctx.exit(interruption.exit_status)
     ctx.exit(DONE if all(sight.answer is not None for sight in sights) else FAILED)
