@@ -239,9 +239,7 @@ def _hand_over(runtime: Runtime, task: _TASK, held: Held) -> Any:
     if state == states.SUCCESS and "result" in outcome:
         task.backend.mark_as_done(held.task_id, outcome["result"], task.request, store_result=False)
     elif state == states.FAILURE and "error" in outcome:
-        task.backend.mark_as_failure(
-            held.task_id, _error_of(outcome), request=task.request, store_result=False
-        )
+        _fail_again(task, held.task_id, _error_of(outcome))
     runtime.ledger.close(held.task_id, held.generation)
     raise Ignore
 
