@@ -244,6 +244,16 @@ def _hand_over(runtime: Runtime, task: _TASK, held: Held) -> Any:
     raise Ignore
 
 
+def _fail_again(task: _TASK, task_id: str, error: FreddyError) -> None:
+    """Store an error once more: an errback that raised has put its own in place of it."""
+    try:
+        task.backend.mark_as_failure(
+            task_id, error, request=task.request, store_result=not task.request.ignore_result
+        )
+    except Exception as fault:  # the user's errback: it has been called, and its faults are not the response's
+        logger.warning("An errback of task %s failed: %s", task_id, type(fault).__name__)
+
+
 def _abandon(runtime: Runtime, held: Held) -> NoReturn:
     """Celery ended the task by itself (a time limit, a lost worker): only the API is still to be told."""
     if runtime.ledger.settle(held, {}, held.job, Phase.CANCELLING):
