@@ -301,7 +301,10 @@ def _show(task: _TASK, status: Status, job: Job, due: float | None) -> None:
         "progress": job.progress,
         "deadline": job.deadline or None,
     }
-    task.update_state(state=state, meta={name: fact for name, fact in facts.items() if fact is not None})
+    try:
+        task.update_state(state=state, meta={name: fact for name, fact in facts.items() if fact is not None})
+    except Exception as error:  # any backend has exceptions of its own, and the response goes on without it
+        logger.warning("Result backend away; the state shown is old: %s", type(error).__name__)
 
 
 def _show_end(task: _TASK, held: Held, fenced: Fenced) -> None:
