@@ -11,6 +11,9 @@ import math
 from dataclasses import dataclass
 from random import Random
 
+INSTANT = 1e-9
+"""Times under this, s, are 0: nothing has finished by then."""
+
 LARGEST_LOG = 700.0
 """Largest exponent taken, so that no time overflows a float."""
 
@@ -29,7 +32,7 @@ class LogT:
 
     def position(self, t: float) -> float:
         """Return how many spreads the logarithm of `t` seconds lies above that of the median."""
-        return math.log(t / self.median) / self.spread if t > 0 else -math.inf
+        return math.log(t / self.median) / self.spread if t > INSTANT else -math.inf
 
     def moment(self, z: float) -> float:
         """Return the time in seconds that lies `z` spreads above the median."""
@@ -41,11 +44,11 @@ class LogT:
 
     def pdf(self, t: float) -> float:
         """Return the density at `t` seconds, per second."""
-        return density(self.position(t), self.freedom) / (self.spread * t) if t > 0 else 0.0
+        return density(self.position(t), self.freedom) / (self.spread * t) if t > INSTANT else 0.0
 
     def hazard(self, t: float) -> float:
         """Return the rate, per second, at which a response unfinished after `t` seconds finishes."""
-        return hazard(self.position(t), self.freedom) / (self.spread * t) if t > 0 else 0.0
+        return hazard(self.position(t), self.freedom) / (self.spread * t) if t > INSTANT else 0.0
 
     def quantile(self, share: float) -> float:
         """Return the seconds within which this share (above 0, below 1) of responses finishes."""

@@ -58,6 +58,10 @@ class Past:
     luck: float = 0.0  # drawn once, extreme-value distributed: which of many that came together are kept
 
 
+IN_ORDER = attrgetter("submitted", "luck")
+"""By submit; those submitted together in no order that their durations would know of."""
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """A sample of the newest responses of a class, at most `KEPT`, in the order they were submitted.
@@ -89,7 +93,7 @@ class History:
         known = ran if ran is not None and _counts(ran) else None
         luck = -math.log(max(Random(self.seen).expovariate(1.0), 1e-9))  # noqa: S311  # a sample, no secret
         newest = Past(moment, round(duration, 3), known, round(luck, 3))
-        past = sorted((*self.past, newest), key=attrgetter("submitted"))
+        past = sorted((*self.past, newest), key=IN_ORDER)
         if len(past) > KEPT:
             memory = MEMORY * fit(tuple(item.duration for item in past)).median
             past.remove(min(past, key=lambda item: item.submitted / memory + item.luck))
@@ -137,7 +141,7 @@ class History:
             return cls()
         if not all(_is_sound(item) for item in past):
             return cls()
-        return cls(tuple(sorted(past, key=attrgetter("submitted"))[-KEPT:]), seen)
+        return cls(tuple(sorted(past, key=IN_ORDER)[-KEPT:]), seen)
 
 
 def _is_sound(item: Past) -> bool:
@@ -244,8 +248,8 @@ class Learned:
 LEAST_PROGRESS = 0.05
 """Share done below which progress says nothing about the end."""
 
-DEAREST = 2.0
-"""Price of a poll, in medians, at which a response already takes little more than one."""
+DEAREST = 1.0
+"""Price of a poll, in medians, beyond which no stretch goes: a response takes little more than one there."""
 
 
 def sharpened(law: LogT, forecast: float, progress: float) -> LogT:

@@ -110,10 +110,13 @@ class Tiers:
     def delay(self, wait: Wait, stretch: float = 1.0) -> float:
         """Return the pause of the job's band, wider by the root of `stretch`.
 
-        The root is how the best schedule answers a dearer poll: density of looks ~ 1/sqrt(price).
+        The root is how the best schedule answers a dearer poll: density of looks ~ 1/sqrt(price). No wider
+        than twice the caller's estimate, by when nearly all have finished.
         """
-        length = max(wait.elapsed, wait.expected or 0.0)
-        return bounded(self.pause(length) * math.sqrt(sane_stretch(stretch)), wait.remaining)
+        estimate = wait.expected or 0.0
+        pause = self.pause(max(wait.elapsed, estimate))
+        most = max(pause, 2.0 * estimate) if estimate > 0 else CEILING
+        return bounded(min(pause * math.sqrt(sane_stretch(stretch)), most), wait.remaining)
 
     def __str__(self) -> str:
         """The text `parse_tiers` reads."""
@@ -150,11 +153,11 @@ def jittered(delay: float, random: float, share: float = JITTER) -> float:
     return delay * (1.0 + share * (2.0 * random - 1.0))
 
 
-EASE = 5.0
-"""Backlog, s, at which the price of a poll neither rises nor falls."""
+EASE = 30.0
+"""Backlog, s, that doubles every pause; three such, and pauses are four times as long."""
 
-DOUBLING = 15.0
-"""Seconds in which a long backlog doubles the price of a poll, and an empty one halves it."""
+RESPONSE = 15.0
+"""Seconds in which the price of a poll goes most of the way to where the backlog calls it."""
 
 AMPLE = 0.5
 """Share of the day's requests left from which the day does not bear on the price."""
@@ -166,14 +169,18 @@ def next_stretch(
     """Return the price of a poll, as a multiple of the usual one, `interval` seconds after it was `stretch`.
 
     `backlog_seconds` is how long the requests that wait for room in the budget now will take to leave; 0
-    when a request may leave at once. `day_left` is the share of the day's requests not spent yet. One
-    multiplier for all workers' polls is the best use of one shared limit (the Lagrange multiplier of the sum
-    of their rates); it is found by raising it while a line stands and lowering it while none does. Below
-    `AMPLE` the polls also slow down in step with what is left of the day, so that it is never used up by
-    polls alone. The answer is within 1 and `MAX_STRETCH`.
+    when a request may leave at once. `day_left` is the share of the day's requests not spent yet. The answer
+    is within 1 and `MAX_STRETCH`.
+
+    One multiplier for all workers' polls is the best use of one shared limit (the Lagrange multiplier of the
+    sum of their rates). The backlog adds up what is asked for above the limit, so that pauses in proportion
+    to it (the price: to its square) come to rest; a price that is raised for as long as a line stands
+    swings, for polls answer it a pause later. Below `AMPLE` polls also slow down in step with what is left
+    of the day, so that they alone never use it up.
     """
-    backlog = 0.0 if math.isnan(backlog_seconds) else backlog_seconds
-    pull = min(max(backlog / EASE - 1.0, -1.0), 1.0)
-    moved = sane_stretch(stretch) * 2.0 ** (pull * min(max(interval, 0.0), 60.0) / DOUBLING)
-    least = 1.0 if math.isnan(day_left) else (AMPLE / min(max(day_left, 0.01), AMPLE)) ** 2
-    return sane_stretch(max(moved, least))
+    backlog = 0.0 if math.isnan(backlog_seconds) else min(max(backlog_seconds, 0.0), 1e6)
+    left = 1.0 if math.isnan(day_left) else min(max(day_left, 0.01), AMPLE) / AMPLE
+    called = sane_stretch(max((1.0 + backlog / EASE) ** 2, left**-2))
+    before = sane_stretch(stretch)
+    share = 1.0 if math.isnan(interval) else -math.expm1(-max(interval, 0.0) / RESPONSE)
+    return sane_stretch(before * (called / before) ** share)

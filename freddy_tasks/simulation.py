@@ -277,8 +277,9 @@ class Result:
     requests: float  # submit and polls
     per_hour: float  # responses
     per_day: float
-    limit_used: float | None  # of the limit, from the first submit to the last; None without limit
+    limit_used: float | None  # share of the limit, from the first submit to the last; None without one
     busiest_minute: int  # most requests in any 60 s
+    busiest_day: int  # most requests in any 24 h
     cost: float  # lag and polls at the price below
     price: float  # s of lag that one poll is worth
     best_cost: float  # of the optimum, without a limit
@@ -301,6 +302,7 @@ def simulate(
     limit: Limit | None = None,
     per_hour: float = math.inf,
     timeout: float = 1_860.0,
+    expected: float | None = None,
     law: Law | None = None,
     price: float | None = None,
     seed: int = 0,
@@ -308,10 +310,12 @@ def simulate(
     """Return what comes of submitting responses of these durations (one or more), in virtual time.
 
     `per_hour` responses arrive at random moments; infinite: all at once. `timeout` is the wait after which a
-    response is given up. `law` is what the optimum knows, else the durations' own. `price` is what
-    `Result.cost` counts a poll as; the default is the price at which the optimum is as quick as the tiers.
+    response is given up, `expected` what the caller says of its length, in seconds. `law` is what the optimum
+    knows, else the durations' own. `price` is what `Result.cost` counts a poll as; the default is the price
+    at which the optimum is as quick as the tiers.
     """
-    run = _Run(policy, durations, limit or Limit(), per_hour, timeout, Random(seed))  # noqa: S311  # no secret
+    random = Random(seed)  # noqa: S311  # no secret
+    run = _Run(policy, durations, limit or Limit(), per_hour, timeout, expected, random)
     while run.step():
         pass
     known = law or Trace(tuple(durations))
@@ -371,9 +375,11 @@ class _Run:
         limit: Limit,
         per_hour: float,
         timeout: float,
+        expected: float | None,
         random: Random,
     ) -> None:
-        self.policy, self.durations, self.timeout, self.random = policy, durations, timeout, random
+        self.policy, self.durations, self.random = policy, durations, random
+        self.timeout, self.expected = timeout, expected
         self.bucket = _Bucket(limit)
         self.arrivals = deque(enumerate(self._arrivals(per_hour)))
         self.parked: list[tuple[float, int]] = []  # due, response
@@ -425,7 +431,7 @@ class _Run:
         arrived = bisect_right(self.arrivals, self.now, key=lambda arrival: arrival[1])
         waiting = len(self.due) + arrived
         clear = self.bucket.ready_at(self.now) - self.now
-        backlog = clear + waiting / self.bucket.limit.rate
+        backlog = clear + max(0, waiting - 1) / self.bucket.limit.rate
         self.stretch = next_stretch(
             self.stretch, backlog_seconds=backlog, day_left=self.bucket.left_today(), interval=interval
         )
@@ -450,7 +456,7 @@ class _Run:
 
     def _park(self, response: int) -> None:
         elapsed = self.now - self.submitted[response]
-        wait = Wait(elapsed, self.timeout - elapsed, self.polls[response])
+        wait = Wait(elapsed, self.timeout - elapsed, self.polls[response], self.expected)
         delay = next_delay(self.policy.schedule, wait, random=self.random.random, stretch=self.stretch)
         heapq.heappush(self.parked, (self.now + delay, response))
 
@@ -472,6 +478,7 @@ class _Run:
             per_day=done / span * 86_400.0,
             limit_used=self._limit_used(),
             busiest_minute=_most_within(self.sent, 60.0),
+            busiest_day=_most_within(self.sent, 86_400.0),
             cost=lag + price * polls,
             price=price,
             best_cost=best_cost,
@@ -479,13 +486,13 @@ class _Run:
         )
 
     def _limit_used(self) -> float | None:
+        """Of what might have left up to the last submit; in whole days, where the run has any."""
         limit, span = self.bucket.limit, self.last_submit
-        if not (limit.per_minute or limit.per_day) or span <= 0:
-            return None
-        allowed = limit.at_once + span * limit.rate
-        if limit.per_day:
-            allowed = min(allowed, limit.per_day * math.ceil(span / 86_400.0))
-        return bisect_right(self.sent, span) / allowed
+        days = math.floor(span / 86_400.0) if limit.per_day else 0
+        if days:
+            return bisect_right(self.sent, days * 86_400.0) / (days * limit.per_day)
+        allowed = min(limit.at_once + span * limit.rate, limit.per_day or math.inf)
+        return bisect_right(self.sent, span) / allowed if span > 0 and allowed < math.inf else None
 
 
 def _most_within(moments: Sequence[float], window: float) -> int:
