@@ -66,7 +66,7 @@ def _shop(valkey: EmbeddedServer, api: Emulator, settings: Settings) -> Iterator
     ):
         yield shop
     signals.task_prerun.disconnect(record)
-    # A result that outlives the server, in the traceback of a failed test, must not ask it for twenty seconds.
+    # A result that outlives the server, in a failed test's traceback, must not ask it for twenty seconds.
     app.backend.result_consumer.subscribed_to.clear()
 
 

@@ -42,6 +42,7 @@ class Shop:
     runtime: Runtime
     witness: Witness
     say: Any
+    drop: Any
     title: Any
     rewrite: Any
     collect: Any
@@ -76,56 +77,60 @@ def shop_of(app: Celery, api: Emulator, runtime: Runtime, witness: Witness) -> S
         with lock:
             witness.calls.append((name, given))
 
-    @app.task(name="shop.say")
+    @app.task(name="shop.say", shared=False)
     def say(role: str, text: str) -> dict[str, Any]:
         return {"role": role, "texts": [{"text": text}]}
 
-    @app.task(name="shop.title")
+    @app.task(name="shop.drop", shared=False)
+    def drop(*_: Any) -> str:
+        return ""
+
+    @app.task(name="shop.title", shared=False)
     def title(response: dict[str, Any]) -> str:
         saw("title", response["output_text"])
         return str(response["output_text"]).upper()
 
-    @app.task(name="shop.rewrite")
+    @app.task(name="shop.rewrite", shared=False)
     def rewrite(text: Any) -> str:
         saw("rewrite", text)
         return f"{text if isinstance(text, str) else text['output_text']}, again"
 
-    @app.task(name="shop.collect")
+    @app.task(name="shop.collect", shared=False)
     def collect(responses: list[Any]) -> list[Any]:
         saw("collect", responses)
         return [_text(response) for response in responses]
 
-    @app.task(name="shop.note")
+    @app.task(name="shop.note", shared=False)
     def note(response: Any, *more: Any) -> None:
         saw("note", (response, *more))
 
-    @app.task(name="shop.fail")
+    @app.task(name="shop.fail", shared=False)
     def fail(*_: Any) -> None:
         raise RuntimeError("out of paper")
 
-    @app.task(name="shop.complain")
+    @app.task(name="shop.complain", shared=False)
     def complain(task_id: str) -> None:
         saw("complain", task_id)
 
-    @app.task(name="shop.on_error")
+    @app.task(name="shop.on_error", shared=False)
     def on_error(request: Any, error: Exception, trace: Any) -> None:
         saw("on_error", (request.id, error))
 
-    @app.task(name="shop.on_error_late")
+    @app.task(name="shop.on_error_late", shared=False)
     def on_error_late(first: Any, second: Any, third: Any, fourth: Any) -> None:
         saw("on_error_late", first)
 
-    @app.task(name="shop.on_error_bound", bind=True)
+    @app.task(name="shop.on_error_bound", shared=False, bind=True)
     def on_error_bound(self: Any, request: Any, error: Exception, trace: Any) -> None:
         saw("on_error_bound", error)
 
-    @app.task(name="shop.on_error_raising")
+    @app.task(name="shop.on_error_raising", shared=False)
     def on_error_raising(request: Any, error: Exception, trace: Any) -> None:
         saw("on_error_raising", error)
         raise RuntimeError("the complaints desk is closed")
 
     return Shop(
-        app, api, runtime, witness, say, title, rewrite, collect, complain, fail, note,
+        app, api, runtime, witness, say, drop, title, rewrite, collect, complain, fail, note,
         on_error, on_error_late, on_error_bound, on_error_raising,
     )  # fmt: skip
 
