@@ -56,7 +56,6 @@ class Held:
     cancelled: bool = False  # somebody asked to cancel it meanwhile
     recovered: bool = False  # an earlier hop of it was lost, or died, or only took long
     abandoned: bool = False  # Celery has an outcome already: only the API is still to be told
-    revived: bool = False  # a person took it up again: the failure that Celery has is the old one
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +238,8 @@ class Ledger:
     def revive(self, task_id: str, phase: Phase, timeout: float) -> bool:
         """Take up a suspended job again, as `WAITING` or `QUEUED`; its deadline is `timeout` seconds from now.
 
-        False when it is not suspended, or has no response to wait for, or no prompt to submit.
+        False when it is not suspended, or has no response to wait for, or no prompt to submit. Let the result
+        backend forget the task's failure first: a worker takes any outcome there for the last word.
         """
         # It leaves its chord, which has counted its failure: a second count would start the body too early.
         options = _load(self.redis.hget(f"{self.prefix}:job:{task_id}", "options"))
@@ -341,7 +341,7 @@ def _job(text: str, deadline: float | str) -> Job:
 
 
 def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float) -> Held:
-    _, now, phase, deadline, job, body, outcome, options, may_ask, cancelled, lost, abandoned, revived = answer
+    _, now, phase, deadline, job, body, outcome, options, may_ask, cancelled, lost, abandoned = answer
     return Held(
         task_id,
         generation,
@@ -356,7 +356,6 @@ def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float) -
         cancelled=cancelled == "1",
         recovered=lost == "1",
         abandoned=abandoned == "1",
-        revived=revived == "1",
     )
 
 

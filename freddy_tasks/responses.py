@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from celery import Task, states
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
 from . import answers, polling
 from .continuation import context_of, generation_of, options_of
 from .errors import FreddyError, LedgerLost, error_class
 from .ledger import Fenced, Gone, Held, LinedUp, Phase
-from .models import CallFailed, FailureKind, Job, Reply, Request, Status
+from .models import CallFailed, FailureKind, Job, Reply, Request, Response, Status
 from .polling import After, Cancelled, Complete, Decision, Fail, PollAgain, SubmitAgain
 from .runtime import Runtime, runtime_of
 
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 SETTLED = "freddy_settled"  # attribute of a task request: what kind of outcome the ledger keeps
 FIRST_GENERATION = 1  # of the user's own message
+HAND_OVER_TIME = 3_600.0  # seconds past the deadline for which an answer is offered to Celery again
 REQUEUE_PAUSE = 1.0  # seconds a submit waits when the state server is away, before its message goes back
 _NAMESPACE = uuid.UUID("8e5d2f7c-9a0b-4f0e-9d0c-2f1c6a5b7d31")
 _AFTER = {After.NOTHING: Phase.CLOSED, After.RESUMABLE: Phase.SUSPENDED, After.CANCEL: Phase.CANCELLING}
@@ -56,7 +57,7 @@ def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> An
         raise Reject(type(error).__name__, requeue=True) from None
     if held.phase is Phase.SETTLED:
         return _hand_over(runtime, task, held)
-    if held.recovered and task.backend.get_state(held.task_id) in states.READY_STATES:
+    if _ended_by_celery(task, held):
         return _abandon(runtime, held)
     if held.phase is Phase.SENT:
         reply = Reply(CallFailed(FailureKind.TRANSIENT, "the worker that sent it died before it had a reply"))
@@ -64,6 +65,7 @@ def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> An
         return _carry_out(runtime, task, held, polling.unsent(held.job))
     else:
         reply = _heeded(runtime, runtime.client.create(request, idempotency_key(held.task_id)))
+        _warn_if_background_was_ignored(held, reply)
     now = _now(runtime, held)
     decision = polling.decide_submit(
         held.job,
@@ -83,7 +85,7 @@ def poll(task: _TASK, generation: int) -> Any:
     held = _claim(runtime, task, _id(task), generation)
     if held.phase is Phase.SETTLED:
         return _hand_over(runtime, task, held)
-    if held.recovered and task.backend.get_state(held.task_id) in states.READY_STATES:
+    if _ended_by_celery(task, held):
         return _abandon(runtime, held)
     if not held.may_ask:
         return _carry_out(runtime, task, held, polling.unanswered(held.job))
@@ -107,19 +109,16 @@ def cancel(task: _TASK, task_id: str, generation: int) -> None:
     if not held.abandoned:
         mark_revoked(task, task_id, held.options)
     if not held.job.response_id or not runtime.settings.cancel_remotely:
-        runtime.ledger.close(task_id, generation)
-        return
-    if not held.may_ask:
-        runtime.ledger.park(held, Phase.CANCELLING, held.job, runtime.settings.lease)
+        _write(runtime.ledger.close, task_id, generation)
         return
     call = runtime.client.cancel if polling.cancels_next(held.job) else runtime.client.retrieve
     reply = _heeded(runtime, call(held.job.response_id))
     decision = polling.decide_cancel(held.job, reply.seen, _now(runtime, held), runtime.random)
     if isinstance(decision, Cancelled):
-        runtime.ledger.close(task_id, generation)
+        _write(runtime.ledger.close, task_id, generation)
         logger.info("Response %s of task %s %s", held.job.response_id, task_id, decision.note)
     else:
-        runtime.ledger.park(held, Phase.CANCELLING, decision.job, decision.delay)
+        _write(runtime.ledger.park, held, Phase.CANCELLING, decision.job, decision.delay)
 
 
 def close(task: _TASK, status: str) -> None:
@@ -128,12 +127,17 @@ def close(task: _TASK, status: str) -> None:
     if settled != status:
         return
     generation = generation_of(task.request) or FIRST_GENERATION
-    runtime_of(task.app).ledger.close(_id(task), generation)
+    try:
+        runtime_of(task.app).ledger.close(_id(task), generation)
+    except RedisError as error:
+        logger.warning(
+            "State server away; task %s is closed after its lease: %s", _id(task), type(error).__name__
+        )
 
 
 def mark_revoked(task: _TASK, task_id: str, options: Mapping[str, Any]) -> None:
     """Give a cancelled task its terminal state, and count it for its chord, unless it has ended already."""
-    if task.backend.get_state(task_id) in states.READY_STATES - {states.REVOKED}:
+    if _state_of(task, task_id) in states.READY_STATES - {states.REVOKED}:
         return
     context = context_of(task_id, options)
     task.backend.mark_as_revoked(
@@ -212,11 +216,15 @@ def _carry_out(runtime: Runtime, task: _TASK, held: Held, decision: Decision) ->
 
 
 def _park(runtime: Runtime, task: _TASK, held: Held, phase: Phase, job: Job, delay: float) -> NoReturn:
-    due = _now(runtime, held) + delay
-    _show(task, job.status, job, due)
+    now = _now(runtime, held)
+    # Past its lease another hop may have ended the task already, and no state may follow its last one.
+    shown = now < held.now + runtime.ledger.lease
+    if shown:
+        _show(task, job.status, job, now + delay)
     parked = _write(runtime.ledger.park, held, phase, job, delay)
     if isinstance(parked, Fenced):
-        _show_end(task, held, parked)
+        if shown:
+            _show_end(task, held, parked)
         raise Ignore
     raise Parked(f"{job.status.value}, poll {job.polls}, next in {delay:.0f} s")
 
@@ -225,22 +233,24 @@ def _settle(
     runtime: Runtime, task: _TASK, held: Held, job: Job, outcome: Mapping[str, Any], after: Phase
 ) -> Any:
     if not _write(runtime.ledger.settle, held, outcome, job, after):
-        _show_end(task, held, Fenced(None))
-        raise Ignore
+        raise Ignore  # cancelled, or another hop's since the lease ran out: whoever holds it ends the task
     return _return(task, outcome)
 
 
 def _hand_over(runtime: Runtime, task: _TASK, held: Held) -> Any:
     """Give Celery a kept outcome again; of one it has stored already, only what follows the storing."""
     outcome = held.outcome or {}
-    state = task.backend.get_state(held.task_id)
+    state = _state_of(task, held.task_id)
     if state not in states.READY_STATES:
+        return _return(task, outcome)
+    if state == states.FAILURE and "result" in outcome and held.now < held.job.deadline + HAND_OVER_TIME:
+        # A time limit, or a callback that could not be published: an answer that is paid for outlives both.
         return _return(task, outcome)
     if state == states.SUCCESS and "result" in outcome:
         task.backend.mark_as_done(held.task_id, outcome["result"], task.request, store_result=False)
     elif state == states.FAILURE and "error" in outcome:
         _fail_again(task, held.task_id, _error_of(outcome))
-    runtime.ledger.close(held.task_id, held.generation)
+    _write(runtime.ledger.close, held.task_id, held.generation)
     raise Ignore
 
 
@@ -250,15 +260,46 @@ def _fail_again(task: _TASK, task_id: str, error: FreddyError) -> None:
         task.backend.mark_as_failure(
             task_id, error, request=task.request, store_result=not task.request.ignore_result
         )
-    except Exception as fault:  # the user's errback: it has been called, and its faults are not the response's
+    except (
+        Exception
+    ) as fault:  # the user's errback: it has been called, and its faults are not the response's
         logger.warning("An errback of task %s failed: %s", task_id, type(fault).__name__)
 
 
 def _abandon(runtime: Runtime, held: Held) -> NoReturn:
     """Celery ended the task by itself (a time limit, a lost worker): only the API is still to be told."""
-    if runtime.ledger.settle(held, {}, held.job, Phase.CANCELLING):
-        runtime.ledger.close(held.task_id, held.generation)
+    if _write(runtime.ledger.settle, held, {}, held.job, Phase.CANCELLING):
+        _write(runtime.ledger.close, held.task_id, held.generation)
     raise Ignore
+
+
+def _ended_by_celery(task: _TASK, held: Held) -> bool:
+    """True when Celery has an outcome that the ledger knows nothing of; only a lost hop can leave one."""
+    return held.recovered and _state_of(task, held.task_id) in states.READY_STATES
+
+
+def _state_of(task: _TASK, task_id: str) -> str:
+    """The state that Celery has on record; a hop that cannot know it ends here, and comes back."""
+    try:
+        return str(task.backend.get_state(task_id))
+    except NotImplementedError:  # an app without a result backend: its answers go to callbacks
+        return states.PENDING
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as error:  # every backend has exceptions of its own
+        logger.warning(
+            "Result backend away; task %s comes back by its lease: %s", task_id, type(error).__name__
+        )
+        raise Ignore from None
+
+
+def _warn_if_background_was_ignored(held: Held, reply: Reply) -> None:
+    if isinstance(reply.seen, Response) and reply.seen.background_ignored:
+        logger.warning(
+            "The API answered task %s at once: it ignores background mode, and a long answer fails after "
+            "FREDDY_READ_TIMEOUT",
+            held.task_id,
+        )
 
 
 def _return(task: _TASK, outcome: Mapping[str, Any]) -> Any:
@@ -303,16 +344,15 @@ def _show(task: _TASK, status: Status, job: Job, due: float | None) -> None:
     }
     try:
         task.update_state(state=state, meta={name: fact for name, fact in facts.items() if fact is not None})
+    except SoftTimeLimitExceeded:
+        raise
     except Exception as error:  # any backend has exceptions of its own, and the response goes on without it
         logger.warning("Result backend away; the state shown is old: %s", type(error).__name__)
 
 
 def _show_end(task: _TASK, held: Held, fenced: Fenced) -> None:
-    """Undo a state that this hop showed while somebody else cancelled the response."""
-    if (
-        fenced.phase in {None, Phase.CANCELLING, Phase.CLOSED}
-        and task.backend.get_state(held.task_id) not in states.READY_STATES
-    ):
+    """Undo a state that this hop showed, within its lease, while somebody else cancelled the response."""
+    if fenced.phase in {Phase.CANCELLING, Phase.CLOSED} and not held.abandoned:
         mark_revoked(task, held.task_id, held.options)
 
 

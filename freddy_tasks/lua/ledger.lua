@@ -8,7 +8,6 @@
 -- holder      '' in the waiting room, 'published' in the broker, 'claimed' by a task that runs
 -- lost        '1' since a lease ran out: the last hop was lost, or died, or only took long
 -- abandoned   '1' when Celery has an outcome already: only the API is still to be told
--- revived     '1' since a person took it up again: the outcome that Celery has is the old one
 -- due         every job that is not suspended or closed is in this sorted set: the moment at which, at the
 --             latest, something happens to it (a poll, a lease that runs out, a deadline)
 -- ready:*     jobs that are due and wait for one of the plan's requests, by lane, then by age

@@ -9,7 +9,7 @@ if phase == 'waiting' and not cjson.decode(job).response_id then return { 'fence
 redis.call('ZREM', SUSPENDED, id)
 redis.call('HINCRBY', key, 'generation', 1)
 redis.call('HDEL', key, 'outcome', 'lost')
-redis.call('HSET', key, 'phase', phase, 'holder', '', 'started', '1', 'revived', '1', 'deadline', seconds(now + timeout),
+redis.call('HSET', key, 'phase', phase, 'holder', '', 'started', '1', 'deadline', seconds(now + timeout),
   'options', ARGV[9])
 schedule(id, now)
 return { 'revived', phase }
