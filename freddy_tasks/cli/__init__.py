@@ -22,6 +22,7 @@ COMMANDS = (
     "run",
     "worker",
     "emulator",
+    "flower",
     "status",
     "cancel",
     "resume",
