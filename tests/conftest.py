@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from hypothesis import settings
 
 from freddy_tasks.embedded import EmbeddedServer
+
+settings.register_profile("long", max_examples=5_000, deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

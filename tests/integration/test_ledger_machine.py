@@ -1,0 +1,534 @@
+"""The ledger's scripts against a model in plain Python, in any order of steps, on a real Valkey.
+
+`pytest --hypothesis-profile long tests/integration/test_ledger_machine.py` walks for minutes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from freddy_tasks.budget import Budget
+from freddy_tasks.embedded import EmbeddedServer
+from freddy_tasks.ledger import RANKS, Fenced, Held, Ledger, LinedUp, Parked, Phase
+from freddy_tasks.models import Job, Lane
+
+OPEN = {Phase.QUEUED, Phase.SENT, Phase.WAITING, Phase.SETTLED, Phase.CANCELLING}
+COSTING = {Phase.QUEUED, Phase.WAITING, Phase.CANCELLING}
+IDS = st.sampled_from(["a", "b", "c"])
+TWICE = st.booleans()  # the first reply of the script is lost, and the client library calls it again
+ANY = st.integers(0, 10**6)
+SECOND_LIFE = 1e6  # seconds for which a paid request stays valid here: no test depends on its own pace
+SLOT, SLOTS = 900, 96
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the model knows of one task id."""
+
+    phase: Phase
+    lane: Lane = Lane.NORMAL
+    generation: int = 1
+    holder: str = "claimed"
+    ringing: bool = False  # its alarm has rung
+    lined_up: bool = False
+    paid: bool = False
+    body: bool = True
+    response: bool = False
+    dated: bool = False  # its deadline runs
+    late: bool = False  # its deadline has passed
+    cancel: bool = False
+    after: Phase = Phase.CLOSED
+    resubmits: int = 0  # that somebody decided on
+    posts: int = 0
+
+    @property
+    def line(self) -> str:
+        """Which of the two lines it waits in for a request."""
+        return "submit" if self.phase is Phase.QUEUED else "look"
+
+
+class RetryingLedger(Ledger):
+    """Runs each script `times` times, as redis-py does when it does not hear of the first."""
+
+    times = 1
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.calls: list[tuple[Any, ...]] = []  # that may be repeated yet
+
+    def _run(self, name: str, *args: Any) -> Any:
+        if name in {"begin", "claim"}:
+            self.calls.append((name, *args))
+        answer = super()._run(name, *args)
+        for _ in range(self.times - 1):
+            answer = super()._run(name, *args)
+        return answer
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Workers, dispatchers, users and accidents, one step at a time."""
+
+    server: redis.Redis
+
+    @initialize(plan=st.sampled_from(["unlimited", "minute", "day", "both"]))
+    def set_up(self, plan: str) -> None:
+        """An empty ledger under one of four plans."""
+        self.prefix = f"machine:{uuid.uuid4().hex[:12]}"
+        per_minute = 1 if plan in {"minute", "both"} else 0  # too few to come free while the test runs
+        self.per_day = 6 if plan in {"day", "both"} else 0
+        self.tokens = 3 if per_minute else None
+        self.spent = 0
+        self.budget = Budget.of(self.prefix, per_minute, self.per_day, 4)
+        self.ledger = RetryingLedger(self.server, self.prefix, self.budget, lease=1_000.0)
+        self.model: dict[str, Entry] = {}
+        self.messages: list[tuple[str, int]] = []  # all that were ever published: any may be redelivered
+        self.holders: list[Held] = []
+        self.claims: Counter[tuple[str, int]] = Counter()
+
+    def teardown(self) -> None:
+        """Leave nothing for the next walk."""
+        for key in self.server.scan_iter(f"{self.prefix}*"):
+            self.server.delete(key)
+        self.server.delete(*self.budget.keys)
+
+    # What the model says of the budget
+
+    @property
+    def room(self) -> float:
+        """Requests that may leave now."""
+        left = self.per_day - self.spent if self.per_day else float("inf")
+        return max(0.0, min(float("inf") if self.tokens is None else self.tokens, left))
+
+    @property
+    def limited(self) -> bool:
+        """True when the plan has a limit."""
+        return self.tokens is not None or bool(self.per_day)
+
+    def pay(self) -> None:
+        """Take one request."""
+        if self.tokens is not None:
+            self.tokens -= 1
+        if self.per_day:
+            self.spent += 1
+
+    def key(self, task_id: str) -> str:
+        """Where its record is."""
+        return f"{self.prefix}:job:{task_id}"
+
+    def calling(self, twice: bool) -> Ledger:
+        """The ledger, with or without a client library that repeats."""
+        self.ledger.times = 1 + twice
+        return self.ledger
+
+    def holds(self, held: Held) -> bool:
+        """True while this holder may write."""
+        entry = self.model[held.task_id]
+        return (entry.generation, entry.holder) == (held.generation, "claimed")
+
+    def posted(self, held: Held, entry: Entry) -> None:
+        """Somebody holds it, and sends the prompt where that is next."""
+        self.holders.append(held)
+        self.claims[held.task_id, held.generation] += 1
+        if held.phase is Phase.QUEUED and held.may_ask and held.now < held.job.deadline:
+            entry.posts += 1
+            assert held.body == {"args": ["prompt"]}
+
+    # Steps of workers
+
+    @rule(task_id=IDS, lane=st.sampled_from(Lane), whole=st.booleans(), twice=TWICE)
+    def begin(self, task_id: str, lane: Lane, whole: bool, twice: bool) -> None:
+        """A submit arrives, for the first time or again."""
+        ahead = any(
+            entry.lined_up and (entry.line == "look" or RANKS[entry.lane] <= RANKS[lane])
+            for entry in self.model.values()
+        )
+        granted = self.room >= 1 and not (self.limited and ahead)
+        answer = self.calling(twice).begin(
+            task_id,
+            Job(deadline=0.0, model="m", lane=lane),
+            body={"args": ["prompt"]},
+            options={"queue": "q"},
+            timeout=1_000.0,
+            whole=whole,
+        )
+        if known := self.model.get(task_id):
+            assert answer == Fenced(known.phase)
+        elif granted:
+            entry = self.model[task_id] = Entry(Phase.SENT, lane, dated=True)
+            assert isinstance(answer, Held)
+            self.pay()
+            self.posted(answer, entry)
+        else:
+            assert answer == (Fenced(Phase.QUEUED) if twice else LinedUp())
+            self.model[task_id] = Entry(Phase.QUEUED, lane, holder="", lined_up=True, dated=whole)
+
+    @precondition(lambda self: self.messages)
+    @rule(which=ANY, twice=TWICE)
+    def claim(self, which: int, twice: bool) -> None:
+        """A message is delivered: the newest, a late one, or one that was delivered before."""
+        task_id, generation = self.messages[-1 - which % len(self.messages)]
+        entry = self.model[task_id]
+        answer = self.calling(twice).claim(task_id, generation)
+        if (entry.generation, entry.holder) != (generation, "published"):
+            assert answer == Fenced(entry.phase)
+            return
+        costs = entry.phase in COSTING and not entry.paid
+        if costs and self.room < 1 and (not entry.late or entry.phase is Phase.CANCELLING):
+            assert answer == (Fenced(entry.phase) if twice else LinedUp())
+            entry.holder, entry.lined_up, entry.ringing, entry.paid = "", True, False, False
+            return
+        assert isinstance(answer, Held)
+        assert answer.phase is entry.phase
+        assert answer.phase in OPEN
+        may_ask = not costs or self.room >= 1
+        assert answer.may_ask is (may_ask or twice)
+        if costs and may_ask:
+            self.pay()
+        entry.holder, entry.ringing = "claimed", False
+        if entry.phase is Phase.QUEUED and not (entry.late and entry.dated):
+            entry.phase, entry.dated, entry.late = Phase.SENT, True, False
+        self.posted(answer, entry)
+
+    @precondition(lambda self: self.holders)
+    @rule(which=ANY, phase=st.sampled_from([Phase.QUEUED, Phase.WAITING]), at_once=st.booleans())
+    def park(self, which: int, phase: Phase, at_once: bool) -> None:
+        """A holder puts its job back: a submit to be repeated, or a response to be looked at."""
+        held = self.holders.pop(which % len(self.holders))
+        if held.phase is Phase.SETTLED:
+            return  # it hands over, or dies
+        if held.phase is not Phase.QUEUED and held.phase is not Phase.SENT:
+            phase = held.phase
+        job = replace(held.job, response_id="" if phase is Phase.QUEUED else "resp_1")
+        answer = self.calling(False).park(held, phase, job, 0.0 if at_once else 500.0)
+        entry = self.model[held.task_id]
+        if not self.holds(held):
+            assert answer == Fenced(entry.phase)
+            return
+        assert isinstance(answer, Parked)
+        entry.response = entry.response or phase is Phase.WAITING
+        if entry.cancel:
+            phase, at_once = Phase.CANCELLING, True
+        assert answer.phase is phase
+        entry.resubmits += phase is Phase.QUEUED
+        entry.body = entry.body and phase is Phase.QUEUED
+        entry.phase, entry.holder = phase, ""
+        entry.ringing = at_once or (entry.late and phase is not Phase.CANCELLING)
+
+    @precondition(lambda self: self.holders)
+    @rule(
+        which=ANY,
+        after=st.sampled_from([Phase.CLOSED, Phase.SUSPENDED, Phase.CANCELLING]),
+        twice=TWICE,
+        at_once=st.booleans(),
+    )
+    def settle(self, which: int, after: Phase, twice: bool, at_once: bool) -> None:
+        """A holder has an outcome, and keeps it before it hands it over, if it lives to."""
+        held = self.holders[-1 - which % len(self.holders)]
+        if held.phase in {Phase.SETTLED, Phase.CANCELLING}:
+            return
+        entry = self.model[held.task_id]
+        kept = self.calling(twice).settle(held, {"result": 1}, held.job, after)
+        assert kept is (self.holds(held) and not entry.cancel)
+        if kept:
+            entry.phase, entry.after, entry.ringing = Phase.SETTLED, after, False
+            entry.body = entry.body and after is Phase.SUSPENDED
+            if at_once:
+                self.close(self.holders.index(held))
+        elif self.holds(held):
+            entry.phase, entry.holder, entry.ringing, entry.body = Phase.CANCELLING, "", True, False
+
+    @precondition(lambda self: self.holders)
+    @rule(which=ANY)
+    def close(self, which: int) -> None:
+        """Celery has the outcome, or the API has settled the cancel."""
+        held = self.holders.pop(which % len(self.holders))
+        entry = self.model[held.task_id]
+        closes = self.holds(held) and entry.phase in {Phase.SETTLED, Phase.CANCELLING}
+        assert self.calling(False).close(held.task_id, held.generation) is closes
+        if not closes:
+            return
+        entry.phase = entry.after if entry.phase is Phase.SETTLED else Phase.CLOSED
+        entry.holder, entry.ringing = "", entry.phase is Phase.CANCELLING
+        entry.body = entry.body and entry.phase is Phase.SUSPENDED
+
+    @precondition(lambda self: self.holders)
+    @rule(which=ANY)
+    def crash(self, which: int) -> None:
+        """A worker dies and forgets what it held."""
+        self.holders.pop(which % len(self.holders))
+
+    @precondition(lambda self: self.ledger.calls)
+    @rule(which=ANY)
+    def repeat_late(self, which: int) -> None:
+        """The client library calls again long after, as its connection hung."""
+        name, task_id, *args = self.ledger.calls[which % len(self.ledger.calls)]
+        answer = self.calling(False)._run(name, task_id, *args)
+        entry = self.model[task_id]
+        if name == "claim" and (entry.generation, entry.holder) == (int(args[0]), "published"):
+            raise AssertionError("a claim left its hop published")
+        generation = 1 if name == "begin" else int(args[0])
+        if answer[0] in {"granted", "held"}:
+            assert (entry.generation, entry.holder) == (generation, "claimed")
+        else:
+            assert answer[0] in {"exists", "fenced"}
+
+    # Steps of dispatchers
+
+    @rule(most=st.integers(1, 5), later=st.booleans())
+    def pop(self, most: int, later: bool) -> None:
+        """A dispatcher takes what is due, or all leases and pauses run out and then it does."""
+        if later:
+            for task_id in self.model:
+                self.ring(task_id)
+        due = {name for name, entry in self.model.items() if entry.ringing}
+        popped = self.calling(False).pop(most)
+        seen = due if len(due) <= most else self.due_that_moved(due)
+        assert len(seen) == min(len(due), most)
+        expected = set()
+        for name in seen:
+            entry = self.model[name]
+            entry.ringing = False
+            late = entry.late and entry.phase is not Phase.CANCELLING
+            if self.limited and entry.phase in COSTING and not late:
+                entry.lined_up, entry.holder = True, ""
+            else:
+                expected.add(name)
+        lined_up = {name for name, entry in self.model.items() if entry.lined_up} - expected
+        released = [hop.task_id for hop in popped.hops]
+        from_line = [name for name in released if name not in expected]
+        assert expected <= set(released)
+        assert len(released) == len(set(released))
+        assert set(from_line) <= lined_up
+        assert len(from_line) == min(len(lined_up), self.room, max(0, most - len(expected)))
+        for hop in popped.hops:
+            entry = self.model[hop.task_id]
+            assert hop.phase is entry.phase
+            assert hop.phase in OPEN
+            assert hop.generation == entry.generation + 1
+            entry.generation, entry.holder, entry.lined_up = hop.generation, "published", False
+            entry.paid = hop.task_id in from_line
+            if entry.paid:
+                self.pay()
+                self.server.hset(self.key(hop.task_id), "ticket", self.now() + SECOND_LIFE)
+            self.messages.append((hop.task_id, hop.generation))
+        assert popped.lined_up == sum(entry.lined_up for entry in self.model.values())
+        self.assert_lanes(from_line)
+
+    def due_that_moved(self, due: set[str]) -> set[str]:
+        """Of more that were due than were asked for, those that the dispatcher took."""
+        now = self.now()
+        return {name for name in due if float(self.server.zscore(f"{self.prefix}:due", name)) > now}
+
+    def assert_lanes(self, released: list[str]) -> None:
+        """Nobody was passed by a patient one of the same line."""
+        for name in released:
+            passed = [
+                entry
+                for entry in self.model.values()
+                if entry.lined_up
+                and entry.line == self.model[name].line
+                and entry.phase is not Phase.CANCELLING
+            ]
+            if self.model[name].phase is not Phase.CANCELLING:
+                rank = RANKS[self.model[name].lane]
+                assert all(RANKS[entry.lane] >= rank for entry in passed)
+
+    # Steps of people
+
+    @rule(task_id=IDS, even_unseen=st.booleans(), twice=TWICE)
+    def cancel(self, task_id: str, even_unseen: bool, twice: bool) -> None:
+        """Somebody revokes a task, at any moment of its life or before it."""
+        answer = self.calling(twice).cancel(task_id, even_unseen=even_unseen)
+        entry = self.model.get(task_id)
+        if entry is None:
+            assert answer is None
+            if even_unseen:
+                self.model[task_id] = Entry(Phase.CANCELLED, generation=0, holder="", body=False)
+            return
+        was = entry.phase
+        if was in {Phase.CLOSED, Phase.SETTLED, Phase.CANCELLED}:
+            assert answer is None
+            return
+        if was is Phase.SENT and entry.holder == "claimed":
+            entry.cancel = True
+            assert answer is Phase.SENT
+            return
+        assert answer is (Phase.CANCELLING if twice else was)
+        if was is not Phase.CANCELLING:
+            entry.generation += 1
+            entry.phase, entry.holder, entry.cancel, entry.body = Phase.CANCELLING, "", True, False
+            entry.lined_up, entry.ringing = False, True
+
+    @precondition(lambda self: any(entry.phase is Phase.SUSPENDED for entry in self.model.values()))
+    @rule(which=ANY, phase=st.sampled_from([Phase.WAITING, Phase.QUEUED]))
+    def revive(self, which: int, phase: Phase) -> None:
+        """A person takes a suspended job up again."""
+        suspended = [name for name, entry in self.model.items() if entry.phase is Phase.SUSPENDED]
+        task_id = suspended[which % len(suspended)]
+        entry = self.model[task_id]
+        possible = entry.body if phase is Phase.QUEUED else entry.response
+        assert self.calling(False).revive(task_id, phase, 1_000.0) is possible
+        if possible:
+            entry.generation += 1
+            entry.phase, entry.holder, entry.ringing = phase, "", True
+            entry.dated, entry.late = True, False
+            entry.resubmits += phase is Phase.QUEUED
+
+    @rule(task_id=IDS, phase=st.sampled_from([Phase.WAITING, Phase.QUEUED]))
+    def revive_in_vain(self, task_id: str, phase: Phase) -> None:
+        """Only what is suspended can be taken up again."""
+        if task_id not in self.model or self.model[task_id].phase is not Phase.SUSPENDED:
+            assert not self.calling(False).revive(task_id, phase, 1_000.0)
+
+    # Steps of time
+
+    @rule(task_id=IDS)
+    def ring(self, task_id: str) -> None:
+        """The moment comes: a poll is due, or a lease runs out, whoever still works on it."""
+        if self.server.zadd(f"{self.prefix}:due", {task_id: 0}, xx=True, ch=True):
+            self.model[task_id].ringing = True
+
+    @rule(task_id=IDS)
+    def pass_deadline(self, task_id: str) -> None:
+        """The deadline comes, which is an alarm for all that waits."""
+        entry = self.model.get(task_id)
+        if entry and entry.phase in OPEN and entry.holder == "":
+            self.server.hset(self.key(task_id), mapping={"deadline": self.now() - 1, "started": "1"})
+            entry.late = entry.dated = True
+            self.ring(task_id)
+
+    @rule(task_id=IDS)
+    def outlive_ticket(self, task_id: str) -> None:
+        """A message came so late that the request paid for it is not counted on any more."""
+        if task_id in self.model and self.model[task_id].phase is not Phase.CANCELLED:
+            self.server.hset(self.key(task_id), "ticket", "0")
+            self.model[task_id].paid = False
+
+    @precondition(lambda self: self.tokens is not None)
+    @rule(tokens=st.integers(0, 3))
+    def refill(self, tokens: int) -> None:
+        """Time passes, and requests come free."""
+        self.server.hset(self.budget.keys[0], mapping={"tokens": tokens, "updated": self.now()})
+        self.server.expire(self.budget.keys[0], 1_000)
+        self.tokens = tokens
+
+    @precondition(lambda self: self.per_day)
+    @rule()
+    def next_day(self) -> None:
+        """Every request of today is more than 24 hours ago."""
+        bucket, days = self.budget.keys
+        if self.server.exists(days):
+            slot = int(self.now() // SLOT)
+            self.server.delete(days)
+            self.server.hset(days, str(slot - SLOTS - 1), self.spent)
+            self.server.expire(days, 1_000)
+            self.server.hset(bucket, "slot", slot - SLOTS - 1)
+            self.spent = 0
+
+    def now(self) -> float:
+        """The state server's time."""
+        seconds, microseconds = self.server.time()
+        return float(seconds) + float(microseconds) / 1e6
+
+    # What holds after every step
+
+    @invariant()
+    def records_agree(self) -> None:
+        """Phase, generation and holder are the model's; generations only grow by it."""
+        for name, entry in getattr(self, "model", {}).items():
+            fields = self.server.hgetall(self.key(name))
+            assert fields["phase"] == entry.phase
+            assert int(fields["generation"]) == entry.generation
+            assert fields["holder"] == entry.holder
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        """Every open job has an alarm, and nothing else has; whoever lines up has one too."""
+        if not hasattr(self, "model"):
+            return
+        due = set(self.server.zrange(f"{self.prefix}:due", 0, -1))
+        lines = {
+            line: set(self.server.zrange(f"{self.prefix}:ready:{line}", 0, -1)) for line in ("submit", "look")
+        }
+
+        assert due == {name for name, entry in self.model.items() if entry.phase in OPEN}
+        for line, names in lines.items():
+            expected = {n for n, entry in self.model.items() if entry.lined_up and entry.line == line}
+            assert names == expected
+        suspended = set(self.server.zrange(f"{self.prefix}:suspended", 0, -1))
+        assert suspended == {n for n, entry in self.model.items() if entry.phase is Phase.SUSPENDED}
+
+    @invariant()
+    def one_may_write(self) -> None:
+        """No generation is handed out twice."""
+        assert all(count == 1 for count in getattr(self, "claims", Counter()).values())
+
+    @invariant()
+    def no_second_submit(self) -> None:
+        """A prompt is sent once, and once more for each time that somebody decided so."""
+        for entry in getattr(self, "model", {}).values():
+            assert entry.posts <= 1 + entry.resubmits
+
+    @invariant()
+    def prompts_go_first(self) -> None:
+        """The prompt is there while it may be submitted, and gone as soon as the id is known."""
+        for name, entry in getattr(self, "model", {}).items():
+            assert self.server.hexists(self.key(name), "body") == entry.body
+            assert not (entry.body and entry.response)
+
+    @invariant()
+    def nothing_stays_for_ever(self) -> None:
+        """Every key expires."""
+        if hasattr(self, "model"):
+            keys = [*self.server.scan_iter(f"{self.prefix}:*"), *self.budget.keys]
+            assert all(self.server.ttl(key) != -1 for key in keys)
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        """As many requests were taken as left."""
+        if not hasattr(self, "model"):
+            return
+        tokens = self.server.hget(self.budget.keys[0], "tokens")
+        if self.tokens is not None and tokens is not None:
+            assert float(tokens) == pytest.approx(self.tokens, abs=0.5)
+            assert float(tokens) >= 0
+        if self.per_day:
+            slot = int(self.now() // SLOT)
+            counts = self.server.hgetall(self.budget.keys[1])
+            assert sum(int(n) for at, n in counts.items() if int(at) >= slot - SLOTS) == self.spent
+
+
+@pytest.fixture
+def server(valkey: EmbeddedServer) -> Iterator[redis.Redis]:
+    with redis.Redis(unix_socket_path=str(valkey.socket), decode_responses=True) as client:
+        yield client
+
+
+def test_the_scripts_keep_to_the_model_whatever_happens(server: redis.Redis) -> None:
+    """Any order of submits, deliveries, crashes, cancels and alarms keeps every invariant."""
+    LedgerMachine.server = server
+    bounded = settings(
+        max_examples=settings().max_examples // 2,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+    run_state_machine_as_test(LedgerMachine, settings=bounded)
