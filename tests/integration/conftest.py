@@ -31,12 +31,12 @@ def api() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="session")
 def settings(api: Emulator) -> Settings:
-    """Settings without limits, that look twice a second."""
+    """Settings without limits: two looks a second, but for what is expected to take ten minutes."""
     return Settings(
         api_key=SecretStr(api.key),
         base_url=api.url,
         plan="unlimited",
-        tiers=parse_tiers("inf:0.5"),
+        tiers=parse_tiers("300:0.5,inf:30"),
         lease=2.0,
     )
 
