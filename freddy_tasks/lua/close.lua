@@ -16,7 +16,6 @@ if state[1] == 'settled' and state[2] == 'suspended' then
   redis.call('EXPIRE', key, ttl)
   return { 'suspended', '' }
 end
-redis.call('HDEL', key, 'body')
 if state[1] == 'settled' and state[2] == 'cancelling' then
   redis.call('HSET', key, 'phase', 'cancelling', 'holder', '', 'after', 'closed', 'abandoned', '1')
   schedule(id, now)

@@ -1,0 +1,317 @@
+"""Hops that meet: each test runs messages one by one and lets something happen in the middle of a call."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery, states
+from celery.app.trace import build_tracer
+from celery.backends.redis import RedisBackend
+from pydantic import SecretStr
+
+from freddy_tasks.continuation import POLL, SUBMIT
+from freddy_tasks.dispatcher import message_of
+from freddy_tasks.embedded import EmbeddedServer
+from freddy_tasks.emulator import Constant, Emulator, Options
+from freddy_tasks.ledger import Phase
+from freddy_tasks.runtime import Runtime, build, use
+from freddy_tasks.settings import Settings
+
+LEASE = 30.0  # seconds; no test waits for it
+ENDLESS = "Whales [emulate: polls=99]"
+
+
+@dataclass
+class Interrupted:
+    """The real client, with something that happens after the API's reply and before the caller has it."""
+
+    client: Any
+    then: Callable[[], None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self.client, name)
+
+        def calling(*args: Any) -> Any:
+            reply = call(*args)
+            then, self.then = self.then, None
+            if then:
+                then()
+            return reply
+
+        return calling
+
+
+@dataclass
+class Stage:
+    """An app whose messages run when a test says so, each through Celery's own tracer."""
+
+    app: Celery
+    runtime: Runtime
+    api: Emulator
+    client: Interrupted
+    late: float = 0.0  # seconds by which this machine's clock ran on during a call
+    callbacks: list[Any] = field(default_factory=list)
+
+    def run(self, name: str, task_id: str, args: Any = (), kwargs: Any = None, headers: Any = None) -> Any:
+        """Run one message, as a worker does."""
+        trace = build_tracer(name, self.app.tasks[name], app=self.app)
+        request = {
+            "id": task_id,
+            "headers": headers or {},
+            "delivery_info": {"routing_key": "celery", "exchange": ""},
+            "ignore_result": False,
+        }
+        return trace(task_id, list(args), kwargs or {}, request)
+
+    def submit(self, task_id: str, prompt: str = ENDLESS) -> None:
+        """Run the user's own message."""
+        self.run(SUBMIT, task_id, [prompt])
+
+    def next(self, task_id: str) -> dict[str, Any]:
+        """The message of a job whose pause, or lease, is over."""
+        ledger = self.runtime.ledger
+        ledger.redis.zadd(f"{ledger.prefix}:due", {task_id: 0}, xx=True)
+        (hop,) = ledger.pop().hops
+        return message_of(hop)
+
+    def deliver(self, message: Mapping[str, Any]) -> Any:
+        """Run a message of the waiting room."""
+        return self.run(
+            message["name"],
+            message["task_id"],
+            message["args"],
+            message["kwargs"],
+            dict(message.get("headers") or {}),
+        )
+
+    def state(self, task_id: str) -> str:
+        """What a caller sees."""
+        return str(self.app.AsyncResult(task_id).state)
+
+    def phase(self, task_id: str) -> Phase:
+        """What the ledger says."""
+        record = self.runtime.ledger.record(task_id)
+        assert record is not None
+        return record.phase
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Emulator]:
+    options = Options(durations=Constant(0.0), queue_seconds=0.0, per_minute=None, per_day=None)
+    with Emulator(options) as emulator:
+        yield emulator
+
+
+def stage_of(app: Celery, api: Emulator, state_url: str) -> Stage:
+    settings = Settings(
+        api_key=SecretStr(api.key),
+        base_url=api.url,
+        plan="unlimited",
+        lease=LEASE,
+        state_url=SecretStr(state_url),
+    )
+    built = build(app, settings)
+    client = Interrupted(built.client)
+    stage = Stage(app, built, api, client)
+    stage.runtime = replace(
+        built, client=client, monotonic=lambda: time.monotonic() + stage.late, sleep=lambda _: None
+    )
+    use(app, stage.runtime)
+    return stage
+
+
+@pytest.fixture
+def stage(valkey: EmbeddedServer, state: redis.Redis, api: Emulator) -> Stage:
+    api.reset()
+    app = Celery("races", broker=valkey.url, backend=valkey.url, set_as_current=False)
+    app.loader.import_default_modules()
+    app.finalize()
+    return stage_of(app, api, valkey.url)
+
+
+def test_a_hop_that_outlived_its_lease_revokes_nothing(stage: Stage) -> None:
+    """Its answer is not taken, and the hop that took over brings it."""
+    stage.submit("t", "Whales [emulate: polls=0]")
+    slow = stage.next("t")
+    successor: dict[str, Any] = {}
+    stage.client.then = lambda: successor.update(stage.next("t"))
+    stage.deliver(slow)
+
+    assert stage.state("t") == "QUEUED"
+    stage.deliver(successor)
+    assert stage.state("t") == states.SUCCESS
+    assert stage.phase("t") is Phase.CLOSED
+    assert stage.api.counts.deletes == 0
+
+
+def test_no_state_follows_the_last(stage: Stage) -> None:
+    """A hop that slept through its lease does not show QUEUED over a failure that came meanwhile."""
+    stage.submit("t")
+    slow = stage.next("t")
+
+    def fail_meanwhile() -> None:
+        stage.late = LEASE + 1
+        stage.api.set_faults(["410@method=GET"])
+        stage.deliver(stage.next("t"))
+
+    stage.client.then = fail_meanwhile
+    stage.deliver(slow)
+    stage.api.set_faults([])
+
+    assert stage.state("t") == states.FAILURE
+    assert stage.phase("t") is Phase.CLOSED
+
+
+def test_a_cancel_during_a_poll_ends_the_task_once(stage: Stage) -> None:
+    """The poll's state does not outlive the cancel, and the API is told once."""
+    stage.submit("t")
+    poll = stage.next("t")
+
+    def cancel_meanwhile() -> None:
+        stage.runtime.ledger.cancel("t")
+        stage.deliver(stage.next("t"))
+
+    stage.client.then = cancel_meanwhile
+    stage.deliver(poll)
+
+    assert stage.state("t") == states.REVOKED
+    assert stage.phase("t") is Phase.CLOSED
+    assert stage.api.counts.deletes == 1
+
+
+def test_a_cancel_during_the_submit_uses_the_id_that_it_brings(stage: Stage) -> None:
+    """Nothing is left running at the API."""
+    stage.client.then = lambda: stage.runtime.ledger.cancel("t")
+    stage.submit("t")
+    stage.deliver(stage.next("t"))
+
+    assert stage.state("t") == states.REVOKED
+    assert [job.status for job in stage.api.jobs()] == ["cancelled"]
+
+
+def test_a_kept_answer_outlives_a_failure_that_celery_made(stage: Stage) -> None:
+    """A time limit, or a callback that the broker did not take, struck after the answer was kept."""
+    stage.submit("t", "Whales [emulate: polls=0]")
+    message = stage.next("t")
+    stage.client.then = None
+    ledger = stage.runtime.ledger
+    held = ledger.claim("t", message["args"][0])
+    ledger.settle(held, {"result": {"output_text": "About whales"}}, held.job)
+    stage.app.backend.mark_as_failure("t", TimeoutError("hard time limit"))
+    gets = stage.api.counts.gets
+    stage.deliver(stage.next("t"))
+
+    assert stage.app.AsyncResult("t").get() == {"output_text": "About whales"}
+    assert stage.phase("t") is Phase.CLOSED
+    assert stage.api.counts.gets == gets
+
+
+def test_a_failure_that_celery_made_in_mid_wait_cancels_the_response(stage: Stage) -> None:
+    """Celery's outcome stands; the API is told that nobody waits any more."""
+    stage.submit("t")
+    stage.next("t")  # lost with its worker, which had hit a time limit
+    stage.app.backend.mark_as_failure("t", TimeoutError("hard time limit"))
+    stage.deliver(stage.next("t"))
+    stage.deliver(stage.next("t"))
+
+    assert stage.state("t") == states.FAILURE
+    assert stage.phase("t") is Phase.CLOSED
+    assert stage.api.counts.deletes == 1
+
+
+def test_a_result_backend_away_while_a_lost_poll_comes_back_costs_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The poll ends without an outcome, and the next lease brings another."""
+    stage.submit("t", "Whales [emulate: polls=0]")
+    stage.next("t")
+    away = stage.next("t")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("the result backend is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisBackend, "get_task_meta", refuse)
+        stage.deliver(away)
+
+    assert stage.state("t") == "QUEUED"
+    stage.deliver(stage.next("t"))
+    assert stage.state("t") == states.SUCCESS
+
+
+def test_the_state_server_away_after_an_answer_was_stored_repeats_no_call(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is closed by the next lease, with the outcome that Celery has."""
+    stage.submit("t", "Whales [emulate: polls=0]")
+    ledger = stage.runtime.ledger
+
+    def refuse(*_: Any) -> bool:
+        raise redis.exceptions.ConnectionError("the state server is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "close", refuse)
+        stage.deliver(stage.next("t"))
+
+    assert stage.state("t") == states.SUCCESS
+    assert stage.phase("t") is Phase.SETTLED
+    gets = stage.api.counts.gets
+    stage.deliver(stage.next("t"))
+    assert stage.phase("t") is Phase.CLOSED
+    assert stage.api.counts.gets == gets
+
+
+def test_an_app_without_a_result_backend_recovers_a_lost_poll(
+    valkey: EmbeddedServer, state: redis.Redis, api: Emulator
+) -> None:
+    """Its answers go to callbacks: that nothing is stored is no failure."""
+    api.reset()
+    app = Celery("bare", broker=valkey.url, backend="disabled://", set_as_current=False)
+    app.finalize()
+    stage = stage_of(app, api, valkey.url)
+    stage.submit("t", "Whales [emulate: polls=0]")
+    stage.next("t")
+    stage.deliver(stage.next("t"))
+
+    assert stage.phase("t") is Phase.CLOSED
+    assert api.counts.gets == 1
+
+
+def test_a_message_delivered_twice_makes_one_call(stage: Stage) -> None:
+    """The user's own message, and a poll's, from a broker that delivers at least once."""
+    stage.submit("t")
+    stage.submit("t")
+    poll = stage.next("t")
+    stage.deliver(poll)
+    stage.deliver(poll)
+
+    assert (stage.api.counts.posts, stage.api.counts.gets) == (1, 1)
+    assert poll["name"] == POLL
+
+
+def test_an_api_that_ignores_background_mode_answers_at_once_with_a_warning(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer is good; that it came in the submit is worth a line in the log."""
+    with Emulator(Options(profile="current", durations=Constant(0.0))) as current:
+        settings = stage.runtime.settings.model_copy(
+            update={
+                "base_url": current.url,
+                "api_key": SecretStr(current.key),
+                "auth_scheme": "x-api-key",
+                "message_shape": "content",
+            }
+        )
+        use(stage.app, build(stage.app, settings))
+        with caplog.at_level(logging.WARNING, "freddy_tasks"):
+            stage.submit("t", "Whales")
+
+    assert stage.state("t") == states.SUCCESS
+    assert "ignores background mode" in caplog.text
+    assert "Whales" not in caplog.text
