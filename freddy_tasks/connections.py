@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -33,6 +33,7 @@ class StateServer:
     url: str  # may hold a password: never to be shown
     origin: str
     options: Mapping[str, Any]  # Celery's transport options, for Sentinel's master_name
+    tls: Mapping[str, Any] = field(default_factory=dict)  # certificates that Celery's own settings name
 
 
 def state_server(settings: Settings, app: Celery) -> StateServer:
@@ -49,11 +50,18 @@ def state_server(settings: Settings, app: Celery) -> StateServer:
         return StateServer(url, "FREDDY_STATE_URL", {})
     backend = app.conf.result_backend or ""
     if isinstance(backend, str) and _is_redis(backend):
-        return StateServer(backend, "the result backend", app.conf.result_backend_transport_options or {})
+        return StateServer(
+            backend,
+            "the result backend",
+            app.conf.result_backend_transport_options or {},
+            _tls(app.conf.redis_backend_use_ssl),
+        )
     broker = app.conf.broker_write_url or app.conf.broker_url or ""
     broker = broker if isinstance(broker, str) else next(iter(broker), "")
     if _is_redis(broker):
-        return StateServer(broker, "the broker", app.conf.broker_transport_options or {})
+        return StateServer(
+            broker, "the broker", app.conf.broker_transport_options or {}, _tls(app.conf.broker_use_ssl)
+        )
     raise ConfigurationError(
         "FREDDY_STATE_URL is not set, and neither the result backend nor the broker is Redis: "
         "set it to the Redis or Valkey that shall keep the ledger."
@@ -74,7 +82,10 @@ def connect(server: StateServer) -> redis.Redis:
         return _through_sentinel(server, common)
     try:
         return redis.Redis.from_url(
-            _for_redis_py(server.url), health_check_interval=HEALTH_CHECK_INTERVAL, **common
+            _for_redis_py(server.url, tls=bool(server.tls)),
+            health_check_interval=HEALTH_CHECK_INTERVAL,
+            **common,
+            **server.tls,
         )
     except (ValueError, TypeError):
         raise ConfigurationError(f"The Redis address in {server.origin} cannot be read.") from None
@@ -84,13 +95,19 @@ def _is_redis(url: str) -> bool:
     return url.partition("://")[0] in _SCHEMES
 
 
-def _for_redis_py(url: str) -> str:
+def _tls(chosen: object) -> Mapping[str, Any]:
+    return chosen if isinstance(chosen, Mapping) else {}
+
+
+def _for_redis_py(url: str, *, tls: bool) -> str:
     """Celery's spelling of an address in redis-py's."""
     scheme, _, rest = url.split(";")[0].partition("://")
     if scheme == "redis+socket":
         path, _, query = rest.partition("?")
         return f"unix://{path}" + (f"?{query.replace('virtual_host=', 'db=')}" if query else "")
     scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
+    if tls and scheme == "redis":  # Celery takes certificates for the wish, whatever the scheme
+        scheme = "rediss"
     for name, value in _CERTIFICATES.items():
         rest = rest.replace(f"ssl_cert_reqs={name}", f"ssl_cert_reqs={value.name[5:].lower()}")
     return f"{scheme}://{rest}"
@@ -113,6 +130,7 @@ def _through_sentinel(server: StateServer, common: Mapping[str, Any]) -> redis.R
         sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT, **(server.options.get("sentinel_kwargs") or {})},
         db=int(database) if database.isdigit() else 0,
         password=password,
+        **({"ssl": True, **server.tls} if server.tls else {}),
         **common,
     )
     master: redis.Redis = sentinel.master_for(str(named))  # type: ignore[no-untyped-call]
