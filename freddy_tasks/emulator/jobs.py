@@ -73,6 +73,8 @@ class Job:
     """Retrieves that got as far as its status."""
     polls: int = 0
     """Retrieves that arrived, lost and refused ones included."""
+    cancels: int = 0
+    """Cancels that arrived, likewise."""
     idempotency_key: str | None = field(default=None, repr=False)
     background: bool = True
     life: Life = PLAIN
@@ -93,6 +95,11 @@ def with_pace(job: Job, pace: float | AfterPolls, queue_seconds: float, time_lim
     started_at = job.created_at + min(queue_seconds, pace)
     timed = replace(job, started_at=started_at, finished_at=job.created_at + pace)
     return _overdue(timed, time_limit) if pace > time_limit else timed
+
+
+def knocked(job: Job, method: str) -> Job:
+    """Return the job after one more retrieve (GET) or cancel arrived, whatever becomes of it."""
+    return replace(job, polls=job.polls + 1) if method == "GET" else replace(job, cancels=job.cancels + 1)
 
 
 def read(job: Job, now: float, time_limit: float) -> Job:

@@ -20,7 +20,7 @@ from freddy_tasks.emulator.errors import Refusal, Trouble, error_reply
 from freddy_tasks.emulator.exchange import JsonObject, Reply, Request
 from freddy_tasks.emulator.faults import Fault, FaultList
 from freddy_tasks.emulator.gate import Gate, plan_headers, refuse_over_limit
-from freddy_tasks.emulator.jobs import Job, can_cancel, prompt_digest, read, status_at
+from freddy_tasks.emulator.jobs import Job, can_cancel, knocked, prompt_digest, read, status_at
 from freddy_tasks.emulator.journal import Counts, JobRecord, Journal, RequestRecord, record_of
 from freddy_tasks.emulator.limits import DAY, Admission
 from freddy_tasks.emulator.options import Options
@@ -228,14 +228,14 @@ class Service:
     ) -> Reply:
         with self._lock:
             job = self._jobs.get(response_id)
-            if job is not None and method == "GET":
-                job = self._jobs[response_id] = replace(job, polls=job.polls + 1)
+            if job is not None:
+                job = self._jobs[response_id] = knocked(job, method)
         call = Call(
             method,
             request.path,
             response_id,
             origin=(job.digest, job.occurrence) if job else (request.path, 0),
-            number=job.polls if job and method == "GET" else 1,
+            number=(job.polls if method == "GET" else job.cancels) if job else 1,
             ordinal=job.ordinal if job else 0,
             now=self.clock.now(),
             trace_id=trace_id,

@@ -584,6 +584,23 @@ def test_the_first_polls_can_find_nothing(start):
     assert codes == [404, 404, 200]
 
 
+def test_the_first_cancel_can_fail_and_the_next_succeed(start):
+    """Cancels are counted for each response, as polls are."""
+    caller = start("status=503@first=1@method=DELETE")
+    response_id = caller.create().json()["id"]
+
+    assert [caller.cancel(response_id).status_code for _ in range(2)] == [503, 200]
+
+
+def test_a_fault_spoils_a_refusal_too(start):
+    """The refusal of an invalid body can be lost like any other reply."""
+    caller = start("reset_after@first=1")
+
+    with pytest.raises(requests.ConnectionError):
+        caller.create(inputs=[])
+    assert caller.create(inputs=[]).status_code == 422
+
+
 def test_a_response_can_be_gone_for_good(start):
     """`404` without a number, `410`, and a route that never was."""
     lost, gone, unrouted = start("404"), start("410"), start("route_404")
