@@ -17,11 +17,14 @@ from itertools import islice
 from random import Random
 from statistics import fmean
 
+from freddy_tasks.frontier import tier_price
 from freddy_tasks.hazards import Grid, LogT
-from freddy_tasks.learning import WARM, History, schedule_for
+from freddy_tasks.history import History
+from freddy_tasks.learning import WARM, schedule_for
 from freddy_tasks.optimum import Outlook, best_plan, outlook
+from freddy_tasks.policies import parse_policy
 from freddy_tasks.schedules import Schedule, Tiers, Wait
-from freddy_tasks.simulation import Limit, Result, parse_policy, simulate, tier_price
+from freddy_tasks.simulation import Limit, Result, simulate
 
 TIERS = Tiers()
 FINE = 1.0 / 100.0

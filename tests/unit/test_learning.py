@@ -8,15 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freddy_tasks.hazards import LogT
+from freddy_tasks.history import KEPT, SPREADS, History, changed_at, fit
 from freddy_tasks.learning import (
-    KEPT,
-    SPREADS,
     WARM,
     Capped,
-    History,
     Learned,
-    changed_at,
-    fit,
     price_for_p95,
     price_of_tiers,
     schedule_for,

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from freddy_tasks.frontier import frontier
 from freddy_tasks.hazards import LogT
 from freddy_tasks.optimum import best_plan, keller_plan, late_share, mean, outlook
-from freddy_tasks.simulation import frontier
 
 
 def cost_of(looks, times, alive, price):

@@ -6,20 +6,12 @@ from random import Random
 
 import pytest
 
+from freddy_tasks.durations import Trace, Uniform, parse_distribution, read_trace
+from freddy_tasks.frontier import frontier, optimum_at, tier_price
 from freddy_tasks.hazards import LogT
+from freddy_tasks.policies import parse_policy
 from freddy_tasks.schedules import Tiers
-from freddy_tasks.simulation import (
-    Limit,
-    Trace,
-    Uniform,
-    frontier,
-    optimum_at,
-    parse_distribution,
-    parse_policy,
-    read_trace,
-    simulate,
-    tier_price,
-)
+from freddy_tasks.simulation import Limit, simulate
 
 LAW = LogT(90.0, 0.5)
 

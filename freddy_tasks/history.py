@@ -1,0 +1,206 @@
+"""What is remembered of a class of responses, and the law that follows from it.
+
+A class is the responses of one model and label. Their durations are exact (the service's own two times), so
+nothing is censored by how we polled. The law fitted is a log-t: the shape of a log-normal, with a tail that
+does not rule out the unlucky response.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from operator import attrgetter
+from random import Random
+from typing import Self
+
+from .hazards import LogT
+
+KEPT = 50
+"""Responses remembered of a class."""
+
+FREEDOM = 6.0
+"""Degrees of freedom of every fitted law: near the log-normal in its body, far heavier in its tail."""
+
+PRIOR_SPREAD = 0.4
+"""Spread of a class before anything is known; weighs as much as one duration."""
+
+SPREADS = (0.05, 3.0)
+"""Least and greatest spread believed."""
+
+MEMORY = 8.0
+"""Medians of time over which a response fades from the sample, where more come than it holds."""
+
+SETTLED = 1.94
+"""Spreads above the median, on the log scale, by which 95 of 100 responses have finished."""
+
+LONGEST = 1e9
+"""A wait longer than this, s, is a clock gone wrong."""
+
+JUMP = 16.0
+"""Log-likelihood ratio, doubled, from which a class has changed and its older durations are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One finished response of a class."""
+
+    submitted: float  # Unix seconds by the service's clock
+    duration: float  # s from submitted to finished
+    ran: float | None = None  # s from started to finished, where the service says when it started
+    luck: float = 0.0  # drawn once, extreme-value distributed: which of many that came together are kept
+
+
+IN_ORDER = attrgetter("submitted", "luck")
+"""By submit; those submitted together in no order that their durations would know of."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A sample of the newest responses of a class, at most `KEPT`, in the order they were submitted.
+
+    Two traps of looking back. Of responses submitted together the quick ones finish first, so that what is
+    known early is all too short: only a response that most of its contemporaries have had the time to finish
+    with is `settled` and counts. And where many come at once, the newest few to finish are all alike: so the
+    sample is drawn at random, the younger the likelier, over some medians of time.
+    """
+
+    past: tuple[Past, ...] = ()
+    seen: int = 0  # responses ever added
+
+    @classmethod
+    def empty(cls) -> Self:
+        """The history of a class nothing is known of."""
+        return cls()
+
+    def add(self, duration: float, *, submitted_at: float | None = None, ran: float | None = None) -> Self:
+        """Return the history with one more response, which took `duration` seconds, `ran` of them running.
+
+        `submitted_at` is the service's `created_at`; without it, the response is taken to have been
+        submitted when the last one finished. What is no number or negative is not counted. When the newest
+        settled durations have left the others behind, those are forgotten.
+        """
+        moment = self._now if submitted_at is None else submitted_at
+        if not (_counts(duration) and math.isfinite(moment)):
+            return self
+        known = ran if ran is not None and _counts(ran) else None
+        luck = -math.log(max(Random(self.seen).expovariate(1.0), 1e-9))  # noqa: S311  # a sample, no secret
+        newest = Past(moment, round(duration, 3), known, round(luck, 3))
+        past = sorted((*self.past, newest), key=IN_ORDER)
+        if len(past) > KEPT:
+            memory = MEMORY * fit(tuple(item.duration for item in past)).median
+            past.remove(min(past, key=lambda item: item.submitted / memory + item.luck))
+        grown = replace(self, past=tuple(past), seen=self.seen + 1)
+        return replace(grown, past=grown.past[changed_at(grown.settled) :])
+
+    @property
+    def settled(self) -> tuple[float, ...]:
+        """Durations in seconds, of responses old enough that nearly all submitted with them have finished."""
+        return tuple(item.duration for item in self._settled())
+
+    @property
+    def runs(self) -> tuple[float, ...]:
+        """Seconds from started to finished of the settled responses that say when they started."""
+        return tuple(item.ran for item in self._settled() if item.ran is not None)
+
+    @property
+    def _now(self) -> float:
+        """The latest moment the history knows of."""
+        return max((item.submitted + item.duration for item in self.past), default=0.0)
+
+    def _settled(self) -> tuple[Past, ...]:
+        if not self.past:
+            return ()
+        law = fit(tuple(item.duration for item in self.past))
+        youngest = self._now - law.moment(SETTLED)
+        return tuple(item for item in self.past if item.submitted <= youngest)
+
+    def to_json(self) -> str:
+        """Return the history as a short text for a state server."""
+        past = [[item.submitted, item.duration, item.ran, item.luck] for item in self.past]
+        return json.dumps({"seen": self.seen, "past": past}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes | None) -> Self:
+        """Read `to_json` back; what cannot be read is an empty history, which is learned again."""
+        try:
+            value = json.loads(text or "{}")
+            past = [
+                Past(float(submitted), float(duration), None if ran is None else float(ran), float(luck))
+                for submitted, duration, ran, luck in value.get("past", ())
+            ]
+            seen = int(value.get("seen", 0))
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            return cls()
+        if not all(_is_sound(item) for item in past):
+            return cls()
+        return cls(tuple(sorted(past, key=IN_ORDER)[-KEPT:]), seen)
+
+
+def _is_sound(item: Past) -> bool:
+    return (
+        _counts(item.duration)
+        and (item.ran is None or _counts(item.ran))
+        and math.isfinite(item.submitted)
+        and math.isfinite(item.luck)
+    )
+
+
+def _counts(duration: float) -> bool:
+    return math.isfinite(duration) and 0 <= duration < LONGEST
+
+
+def changed_at(durations: tuple[float, ...], least: int = 4) -> int:
+    """Return the index from which the durations belong to another level than before it; 0 where they do not.
+
+    The likelihood ratio of two means against one, of the logarithms, at the best split with at least
+    `least` durations on either side.
+    """
+    count = len(durations)
+    if count < 2 * least:
+        return 0
+    law = fit(durations)
+    low, high = math.log(law.median) - 4.0 * law.spread, math.log(law.median) + 4.0 * law.spread
+    logs = [min(max(math.log(_visible(duration)), low), high) for duration in durations]
+    total, squares = sum(logs), sum(log * log for log in logs)
+    around_one = squares - total * total / count
+    noise = SPREADS[0] ** 2 * count
+    before = sum(logs[: least - 1])
+    split, strongest = 0, JUMP
+    for index in range(least, count - least + 1):
+        before += logs[index - 1]
+        after = total - before
+        around_two = squares - before * before / index - after * after / (count - index)
+        evidence = count * math.log((around_one + noise) / (max(around_two, 0.0) + noise))
+        if evidence > strongest:
+            split, strongest = index, evidence
+    return split
+
+
+def _visible(duration: float) -> float:
+    """A duration of whole seconds may be 0, whose logarithm is not."""
+    return max(duration, 0.5)
+
+
+@lru_cache(maxsize=1024)
+def fit(durations: tuple[float, ...]) -> LogT:
+    """Return the law of these durations (one or more): the likeliest log-t, its spread drawn to the prior.
+
+    Iteratively reweighted (expectation-maximisation for the t, Lange, Little and Taylor, JASA 84:881, 1989).
+    Where all are whole seconds, each end was cut to its second: that variance, 1/6 s^2, is taken off
+    (Sheppard's correction).
+    """
+    logs = [math.log(_visible(duration)) for duration in durations]
+    middle = sorted(logs)[len(logs) // 2]
+    prior = PRIOR_SPREAD**2
+    variance = prior
+    for _ in range(10):
+        weights = [(FREEDOM + 1.0) / (FREEDOM + (log - middle) ** 2 / variance) for log in logs]
+        middle = sum(weight * log for weight, log in zip(weights, logs, strict=True)) / sum(weights)
+        scatter = sum(weight * (log - middle) ** 2 for weight, log in zip(weights, logs, strict=True))
+        variance = max((prior + scatter) / len(logs), SPREADS[0] ** 2)
+    median = math.exp(middle)
+    if all(duration == round(duration) for duration in durations):
+        variance = max(variance - 1.0 / (6.0 * median * median), SPREADS[0] ** 2)
+    return LogT(median, min(math.sqrt(variance), SPREADS[1]), FREEDOM)
