@@ -143,10 +143,11 @@ class LedgerMachine(RuleBasedStateMachine):
         return (entry.generation, entry.holder) == (held.generation, "claimed")
 
     def one_of_the_holders(self, which: int) -> Held:
-        """Mostly one that still may write; now and then one that may not any more."""
+        """One that still may write, or one that may not any more, whose job another may hold."""
         live = [held for held in self.holders if self.holds(held)]
-        among = live if live and which % 4 else self.holders
-        return among[which % len(among)]
+        late = [held for held in self.holders if not self.holds(held)]
+        among = (late or live) if which % 2 else (live or late)
+        return among[which // 2 % len(among)]
 
     def posted(self, held: Held, entry: Entry) -> None:
         """Somebody holds it, and sends the prompt where that is next."""
@@ -524,6 +525,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.per_day:
             slot = int(self.now() // SLOT)
             counts = self.server.hgetall(self.budget.keys[1])
+            counted_at, counted = self.server.hmget(self.budget.keys[0], "slot", "spent")
+            assert counted_at != str(slot) or int(counted) == self.spent
             assert sum(int(n) for at, n in counts.items() if int(at) >= slot - SLOTS) == self.spent
 
 
