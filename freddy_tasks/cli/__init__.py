@@ -20,6 +20,7 @@ from .exits import FAILED, INTERRUPTED, USAGE
 
 COMMANDS = (
     "run",
+    "batch",
     "worker",
     "emulator",
     "flower",
@@ -88,7 +89,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _unavailable(name: str, error: ImportError) -> click.Command:
-    def refuse() -> None:
+    def refuse(arguments: tuple[str, ...]) -> None:
+        del arguments
         raise click.UsageError(f"`{name}` needs a package that is not installed: {error}.")
 
-    return click.Command(name, callback=refuse, short_help=f"Not available: {error}.")
+    return click.Command(
+        name,
+        callback=refuse,
+        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+        context_settings={"ignore_unknown_options": True},
+        short_help=f"Not available: {error}.",
+    )

@@ -33,7 +33,10 @@ def command(app_name: str | None, address: str, port: int, flower_options: tuple
     Who may look is in FLOWER_BASIC_AUTH, as user:password. Without it a password is made up and printed, but
     only for an address that no other machine can reach. Further options go to Flower: --read_only,
     --url_prefix=flower.
-    """
+
+    \b
+    FLOWER_BASIC_AUTH=ops:secret freddy-tasks flower --port 5555
+    """  # noqa: D301  # \b is click's mark for lines to be left as they are
     if find_spec("flower") is None:
         raise click.UsageError("Flower is not installed: pip install 'freddy-tasks[flower]'.")
     if not has_broker(app_name):
