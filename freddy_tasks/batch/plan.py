@@ -40,6 +40,9 @@ class Room:
         return max(by_minute, whole_days * DAY + rest / self.per_second)
 
 
+FREE = Room(math.inf, math.inf, math.inf, math.inf)
+
+
 def untouched(budget: Budget) -> Room:
     """The room of a key that has made no request yet."""
     per_second, at_once, per_day = budget.limits

@@ -1,0 +1,222 @@
+"""What a batch run keeps beside its output, so that the same command goes on where a killed one was.
+
+`answers.jsonl.manifest` says which run this is and how far prompts may have been sent;
+`answers.jsonl.journal` takes each outcome as it comes, and is the truth that the output is made of.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import uuid
+from array import array
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from io import BufferedRandom
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from freddy_tasks.errors import ConfigurationError
+
+from .result import Outcome
+
+VERSION = 1
+NOWHERE = -1  # place in the journal of what has no outcome yet
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Which run this is; its prompts and options are known by their fingerprint only."""
+
+    fingerprint: str
+    total: int
+    run: str  # a UUID, of which the task ids are made
+    round: int = 0  # goes up whenever some of those with an outcome are to be sent again
+    again: tuple[str, ...] = ()  # the outcomes of earlier rounds that are sent again in this one
+    sent_below: int = 0  # no prompt from this position on has been published in this round
+    version: int = VERSION
+
+
+class Checkpoint:
+    """The state of one batch run on disk; a context manager, and one process at a time may be in it.
+
+    Raises `ConfigurationError` when the files belong to other prompts or options, or another process is at
+    work on them; `OSError` when they cannot be written.
+    """
+
+    def __init__(self, output: Path, fingerprint: str, total: int) -> None:
+        self.output = output
+        self.manifest = Manifest(fingerprint, total, str(uuid.uuid4()))
+        self._manifest_path = manifest_of(output)
+        self._journal_path = output.with_name(f"{output.name}.journal")
+        self._places = array("q", [NOWHERE]) * total
+        self._rounds = array("L", [0]) * total
+        self._tries = array("L", [0]) * total
+        self._outcomes: list[Outcome | None] = [None] * total
+        self._journal: BufferedRandom
+
+    def __enter__(self) -> Self:
+        kept = self._kept()
+        if kept is None and self.output.exists():
+            raise ConfigurationError(f"{self.output} exists, and no manifest beside it: choose another -o.")
+        if kept is not None and (kept.fingerprint, kept.total) != (
+            self.manifest.fingerprint,
+            self.manifest.total,
+        ):
+            raise ConfigurationError(
+                f"{self.output} was begun with other prompts or other options. Call the command that it was "
+                "begun with, or choose another -o."
+            )
+        self._journal = _locked(self._journal_path)
+        if kept is None:
+            self._keep(self.manifest)
+        else:
+            self.manifest = kept
+        self._replay()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._journal.close()
+
+    @property
+    def is_begun(self) -> bool:
+        """True when prompts may have been sent."""
+        return self.manifest.sent_below > 0 or self.manifest.round > 0
+
+    def outcome(self, index: int) -> Outcome | None:
+        """How a prompt ended; None for one that is to be sent, or was sent and has not ended."""
+        outcome = self._outcomes[index]
+        if (
+            outcome is not None
+            and self._rounds[index] < self.manifest.round
+            and outcome in self.manifest.again
+        ):
+            return None
+        return outcome
+
+    def open_below(self, end: int, again: Collection[Outcome] = ()) -> int:
+        """How many of the first `end` prompts have no outcome, or one that is to be tried again."""
+        outcomes = map(self.outcome, range(end))
+        return sum(outcome is None or outcome in again for outcome in outcomes)
+
+    def counts(self, end: int) -> dict[Outcome, int]:
+        """How many of the first `end` prompts ended each way."""
+        found = [self.outcome(index) for index in range(end)]
+        return {outcome: found.count(outcome) for outcome in Outcome}
+
+    def task_id(self, index: int) -> str:
+        """The task id of a prompt until it has its next outcome, however often the run is killed."""
+        return str(uuid.uuid5(uuid.UUID(self.manifest.run), f"{self._tries[index]}/{index}"))
+
+    def send_again(self, outcomes: Iterable[Outcome]) -> None:
+        """Take those that ended in one of these ways for open, once; a round that was killed goes on."""
+        wanted = tuple(sorted(outcomes))
+        is_open = self.open_below(self.manifest.total) > 0
+        if is_open and wanted == self.manifest.again:
+            return
+        if wanted and any(outcome in wanted for outcome in self._outcomes):
+            sent_below = self.manifest.sent_below if is_open else 0
+            self._keep(
+                replace(self.manifest, round=self.manifest.round + 1, again=wanted, sent_below=sent_below)
+            )
+
+    def note_sent_below(self, index: int) -> None:
+        """Put on disk, before it is done, that prompts up to a position are published."""
+        if index > self.manifest.sent_below:
+            self._keep(replace(self.manifest, sent_below=index))
+
+    def forget_sent(self) -> None:
+        """Nothing that was sent exists any more, nor did it cost anything: it is sent anew."""
+        self._keep(replace(self.manifest, run=str(uuid.uuid4()), sent_below=0))
+
+    def append(self, outcomes: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Put outcomes on disk, each as the line of the output it will be; returns when they are safe."""
+        self._journal.seek(0, os.SEEK_END)
+        for index, line in outcomes:
+            entry = {"index": index, "round": self.manifest.round, "line": line}
+            self._take(entry, self._journal.tell())
+            self._journal.write(_json(entry))
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    def write_output(self) -> None:
+        """Write all lines there are in the order of the prompts, in place of the output as a whole."""
+        self._journal.flush()
+        with _replacing(self.output) as file:
+            for place in self._places:
+                if place != NOWHERE:
+                    self._journal.seek(place)
+                    file.write(_json(json.loads(self._journal.readline())["line"]))
+            _make_safe(file)
+        _rename(self.output)
+
+    def _replay(self) -> None:
+        place = 0
+        self._journal.seek(0)
+        for raw in self._journal:
+            if not raw.endswith(b"\n"):  # the last write was cut off
+                self._journal.truncate(place)
+                break
+            self._take(json.loads(raw), place)
+            place += len(raw)
+
+    def _take(self, entry: Mapping[str, Any], place: int) -> None:
+        index = entry["index"]
+        self._places[index] = place
+        self._rounds[index] = entry["round"]
+        self._tries[index] += 1
+        self._outcomes[index] = Outcome(entry["line"]["outcome"])
+
+    def _kept(self) -> Manifest | None:
+        try:
+            kept = json.loads(self._manifest_path.read_bytes())
+        except FileNotFoundError:
+            return None
+        if kept["version"] != VERSION:
+            raise ConfigurationError(f"{self._manifest_path} was written by another version of this package.")
+        return Manifest(**{**kept, "again": tuple(kept["again"])})
+
+    def _keep(self, manifest: Manifest) -> None:
+        with _replacing(self._manifest_path) as file:
+            file.write(_json(asdict(manifest)))
+            _make_safe(file)
+        _rename(self._manifest_path)
+        self.manifest = manifest
+
+
+def manifest_of(output: Path) -> Path:
+    """Where the manifest of a batch run is."""
+    return output.with_name(f"{output.name}.manifest")
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _locked(path: Path) -> BufferedRandom:
+    file = path.open("a+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ConfigurationError(f"Another process is at work on {path.stem}: let it end.") from None
+    return file
+
+
+def _replacing(path: Path) -> BinaryIO:
+    return path.with_name(f"{path.name}.new").open("wb")
+
+
+def _rename(path: Path) -> None:
+    path.with_name(f"{path.name}.new").replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _make_safe(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

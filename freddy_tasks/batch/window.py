@@ -1,0 +1,175 @@
+"""A file of prompts through the queue: so many at a time, each published once, each outcome kept at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from celery import Celery
+from kombu import Producer
+
+from freddy_tasks.continuation import HIDDEN, SUBMIT
+from freddy_tasks.errors import OutcomeUnknown
+from freddy_tasks.ledger import Ledger, Phase
+
+from . import look
+from .checkpoint import Checkpoint
+from .items import Item, ItemId
+from .result import BatchItem, Outcome
+
+STEP = 200  # prompts published between two looks
+SURVEY_EVERY = 15.0  # seconds between two looks at the ledger
+MARK_TTL = (
+    86_400  # seconds; less than the ledger keeps its own records, so while there is a mark, so are they
+)
+
+
+_LOST = OutcomeUnknown(
+    "It was sent, and the state server has no record of it any more. It may have been answered, and paid for."
+)
+
+
+class Window:
+    """Publishes prompts while there are fewer than `size` in flight, and takes in what has ended.
+
+    `items` are all prompts in order, `end` how many of the first are wanted; a prompt that has an outcome is
+    passed over. `options` are `process_ai_response`'s for all of them. `queue` None: where the app routes it.
+
+    While there is a mark of this run in the state server, what the ledger does not know was never begun, and
+    may be published again. Where the mark is gone, the server was emptied or days have passed, and what was
+    sent may have been answered: its outcome is unknown.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        ledger: Ledger,
+        checkpoint: Checkpoint,
+        items: Iterable[Item],
+        *,
+        end: int,
+        size: int,
+        options: Mapping[str, Any],
+        queue: str | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._ledger = ledger
+        self._checkpoint = checkpoint
+        self._size = size
+        self._options = options
+        self._queue = queue
+        self._monotonic = monotonic
+        self._in_flight: dict[str, tuple[int, ItemId]] = {}
+        self._exhausted = False
+        self._next_survey = monotonic() + SURVEY_EVERY
+        self._mark = f"{ledger.prefix}:batch-run:{checkpoint.manifest.run}"
+        if checkpoint.is_begun and not ledger.redis.exists(self._mark):
+            self._write_off(islice(items, min(end, checkpoint.manifest.sent_below)))
+        self._remember()
+        self._todo = self._open(islice(items, end))
+
+    @property
+    def in_flight(self) -> int:
+        """How many prompts are in the queue, in the waiting room or at the API."""
+        return len(self._in_flight)
+
+    @property
+    def done(self) -> bool:
+        """True when every prompt has an outcome."""
+        return self._exhausted and not self._in_flight
+
+    def step(self) -> int:
+        """Publish some, take in what has ended; how many have."""
+        if not self._exhausted and len(self._in_flight) < self._size:
+            self._publish(min(STEP, self._size - len(self._in_flight)))
+        ended: dict[str, Mapping[str, Any] | None] = {}
+        ended.update(look.ready_metas(self._app.backend, list(self._in_flight)))
+        if is_due := self._monotonic() >= self._next_survey:
+            ended |= self._silent([one for one in self._in_flight if one not in ended])
+        self._checkpoint.append(self._line(task_id, meta) for task_id, meta in ended.items())
+        for task_id in ended:
+            del self._in_flight[task_id]
+            self._app.backend.forget(task_id)  # it is on disk: the result backend need not hold all of them
+        if is_due:
+            self._remember()
+            self._next_survey = self._monotonic() + SURVEY_EVERY
+        return len(ended)
+
+    def _open(self, items: Iterable[Item]) -> Iterator[tuple[int, Item]]:
+        return ((index, item) for index, item in enumerate(items) if self._checkpoint.outcome(index) is None)
+
+    def _publish(self, most: int) -> None:
+        chunk = list(islice(self._todo, most))
+        if not chunk:
+            self._exhausted = True
+            return
+        named = {self._checkpoint.task_id(index): (index, item) for index, item in chunk}
+        sent_below = self._checkpoint.manifest.sent_below
+        known = self._known([task_id for task_id, (index, _) in named.items() if index < sent_below])
+        self._checkpoint.note_sent_below(chunk[-1][0] + 1)
+        self._in_flight.update({task_id: (index, item.id) for task_id, (index, item) in named.items()})
+        with self._app.producer_pool.acquire(block=True) as producer:
+            for task_id, (_, item) in named.items():
+                if task_id not in known:
+                    self._send(producer, task_id, item)
+
+    def _send(self, producer: Producer, task_id: str, item: Item) -> None:
+        # Not by `send_task`, which would subscribe this process to the result of each prompt for good.
+        kwargs = {**self._options, **item.options, "return_exceptions": True}
+        route = self._app.amqp.router.route({"queue": self._queue} if self._queue else {}, SUBMIT)
+        message = self._app.amqp.create_task_message(
+            task_id, SUBMIT, [item.prompt], kwargs, root_id=task_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN
+        )
+        self._app.amqp.send_task_message(producer, SUBMIT, message, **route)
+
+    def _known(self, task_ids: Sequence[str]) -> set[str]:
+        """Those that need no message: the ledger has them, or they have ended."""
+        known = {
+            one for one, standing in look.standings(self._ledger, task_ids) if standing.phase is not None
+        }
+        return known | {task_id for task_id, _ in look.ready_metas(self._app.backend, task_ids)}
+
+    def _write_off(self, items: Iterable[Item]) -> None:
+        """Put on disk that nobody can tell what became of those that nothing knows any more."""
+        todo = self._open(items)
+        while chunk := list(islice(todo, STEP)):
+            named = {self._checkpoint.task_id(index): (index, item.id) for index, item in chunk}
+            known = self._known(list(named))
+            self._checkpoint.append(
+                (index, line_of(BatchItem(item_id, task_id, Outcome.UNKNOWN, None, _LOST)))
+                for task_id, (index, item_id) in named.items()
+                if task_id not in known
+            )
+
+    def _silent(self, task_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
+        """Those whose end would be waited for in vain: closed, or forgotten, and without a result."""
+        is_marked = self._ledger.redis.exists(self._mark)
+        silent = [
+            task_id
+            for task_id, standing in look.standings(self._ledger, task_ids)
+            if standing.phase is Phase.CLOSED or (standing.phase is None and not is_marked)
+        ]
+        metas = dict(look.ready_metas(self._app.backend, silent))  # stored before it was closed
+        return {task_id: metas.get(task_id) for task_id in silent}
+
+    def _line(self, task_id: str, meta: Mapping[str, Any] | None) -> tuple[int, dict[str, Any]]:
+        index, item_id = self._in_flight[task_id]
+        return index, line_of(BatchItem.of(item_id, task_id, meta))
+
+    def _remember(self) -> None:
+        self._ledger.redis.set(self._mark, "1", ex=MARK_TTL)
+
+
+def line_of(item: BatchItem) -> dict[str, Any]:
+    """A prompt's line of the output: nothing in it differs between two runs with the same answers."""
+    line: dict[str, Any] = {"id": item.id, "outcome": item.outcome.value}
+    if item.error is None:
+        return {**line, "output_text": item.output_text, "usage": item.usage}
+    message = item.error.message
+    if item.error.response_id:
+        message = message.replace(item.error.response_id, "…")
+    error = {"type": type(item.error).__name__, "message": message, "code": item.error.code}
+    return {**line, "error": {name: fact for name, fact in error.items() if fact is not None}}
