@@ -39,12 +39,12 @@ class HopRequest(Request):
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  # Celery's name
         """Tell monitors; of a cancel also under the id of the task that it ended.
 
-        Not as `task-revoked`: after an event of our own, `celery.events.state.Task.event` (5.7) takes that for
-        an older one, and the row would wait for ever.
+        Not as `task-revoked`: after an event of our own, `celery.events.state.Task.event` (5.7) takes that
+        for an older one, and the row would wait for ever.
         """
         super().send_event(type, **fields)
-        if type == "task-succeeded" and self._type == CANCEL and self._eventer and self._eventer.enabled:
-            self._eventer.send("task-cancelled", uuid=self.args[0], result="cancelled")
+        if type == "task-succeeded" and self.type == CANCEL and self.eventer and self.eventer.enabled:
+            self.eventer.send("task-cancelled", uuid=self.args[0], result="cancelled")
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """A hop that ended: parked, failed, or ignored."""
