@@ -30,6 +30,8 @@ def test_a_revived_member_is_not_counted_twice_by_its_chord(shop: Shop) -> None:
     assert taken_up
     assert not again
     assert shop.app.AsyncResult("revived").get(timeout=5.0)["output_text"] == "About one"
+    assert shop.witness.hops("revived")[0]["chord"] is not None
+    assert shop.witness.hops("revived")[-1]["chord"] is None
     assert calls_before == []
     assert len(shop.witness.calls_of("collect")) == 1
     assert collected[0]["error"]["type"] == "OutcomeUnknown"
