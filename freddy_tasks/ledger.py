@@ -236,13 +236,13 @@ class Ledger:
         return Phase(answer[1]) if answer[0] == "cancelling" else None
 
     def revive(self, task_id: str, phase: Phase, timeout: float) -> bool:
-        """Take up a suspended job again, as `WAITING` or `QUEUED`; its deadline is `timeout` seconds from now.
+        """Take up a suspended job again, as `WAITING` or `QUEUED`, for `timeout` seconds from now.
 
         False when it is not suspended, or has no response to wait for, or no prompt to submit. Let the result
         backend forget the task's failure first: a worker takes any outcome there for the last word.
         """
-        # It leaves its chord, which has counted its failure. Only the Redis backend (5.7) would notice a second
-        # count; those that count by increments would start the body too early.
+        # It leaves its chord, which has counted its failure. Only Celery's Redis backend (5.7) would notice
+        # a second count; those that count by increments would start the body too early.
         options = _load(self.redis.hget(f"{self.prefix}:job:{task_id}", "options"))
         options.pop("chord", None)
         answer = self._run("revive", task_id, phase.value, timeout, _dump(options))
