@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, mul
 from random import Random
 from typing import Self
 
@@ -195,11 +195,13 @@ def fit(durations: tuple[float, ...]) -> LogT:
     middle = sorted(logs)[len(logs) // 2]
     prior = PRIOR_SPREAD**2
     variance = prior
-    for _ in range(10):
+    for _ in range(20):
         weights = [(FREEDOM + 1.0) / (FREEDOM + (log - middle) ** 2 / variance) for log in logs]
-        middle = sum(weight * log for weight, log in zip(weights, logs, strict=True)) / sum(weights)
+        middle = sum(map(mul, weights, logs)) / sum(weights)
         scatter = sum(weight * (log - middle) ** 2 for weight, log in zip(weights, logs, strict=True))
-        variance = max((prior + scatter) / len(logs), SPREADS[0] ** 2)
+        before, variance = variance, max((prior + scatter) / len(logs), SPREADS[0] ** 2)
+        if abs(variance - before) < 0.01 * before:
+            break
     median = math.exp(middle)
     if all(duration == round(duration) for duration in durations):
         variance = max(variance - 1.0 / (6.0 * median * median), SPREADS[0] ** 2)
