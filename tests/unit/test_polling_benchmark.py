@@ -8,11 +8,11 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "polling.py"
 
 
 def test_the_quick_benchmark_gives_every_figure_a_verdict():
-    """Few replications of few cases: marks that do not hang on their number are reached."""
+    """Few cases, all but one of which reach their mark; the ratio of polls needs more replications than four."""
     command = [sys.executable, str(SCRIPT), "--quick", "--seed", "3"]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     rows = [line for line in lines if line.endswith(("reached", "NOT REACHED"))]
-    firm = [row for row in rows if "polls 14.10" not in row]
+    firm = [row for row in rows if "the optimum's ratio" not in row]
 
     assert [line[:2] for line in lines if line[:1].isdigit()] == ["1.", "2.", "2b", "3.", "4."]
     assert len(rows) == 7
