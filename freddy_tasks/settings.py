@@ -11,7 +11,7 @@ from .errors import ConfigurationError
 from .schedules import Tiers, parse_tiers
 
 PREFIX = "FREDDY_"
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PLANS = {"standard": (100, 10_000, 120), "premium": (1_000, 100_000, 1_200), "unlimited": (0, 0, 0)}
 
 
@@ -54,14 +54,14 @@ class Settings(BaseSettings):
     cancel_remotely: bool = Field(
         True, description="Send a `DELETE` when a response is cancelled or runs past its deadline."
     )
-    missing_grace: Annotated[float, Field(ge=0)] = Field(
+    missing_grace: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         20.0, description="How long a 404 after the submit is taken for the API's own delay."
     )
     tiers: Annotated[Tiers, NoDecode] = Field(
         Tiers(),
         description="Polling of unknown kinds of prompts: `until:pause,…` by elapsed or expected seconds.",
     )
-    lag_per_poll: Annotated[float, Field(gt=0)] | None = Field(
+    lag_per_poll: Seconds | None = Field(
         None, description="Seconds of lag that one poll is worth; default: chosen to match the tiers."
     )
     lag_p95: Seconds | None = Field(

@@ -22,8 +22,9 @@ local function key_of(id) return prefix .. ':job:' .. id end
 local function seconds(moment) return string.format('%.6f', moment) end
 
 local function keep(id, moment)
-  redis.call('EXPIRE', key_of(id), math.ceil(math.max(ttl, moment - now + ttl)))
-  redis.call('EXPIRE', DUE, ttl)
+  local life = math.ceil(math.max(ttl, moment - now + ttl))
+  redis.call('EXPIRE', key_of(id), life)
+  if redis.call('TTL', DUE) < life then redis.call('EXPIRE', DUE, life) end
 end
 
 -- Set the alarm of a job, and wake the dispatchers when it is now the first to ring.

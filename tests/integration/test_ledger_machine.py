@@ -301,6 +301,16 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             assert answer[0] in {"exists", "fenced"}
 
+    @precondition(lambda self: any(self.holds(held) for held in self.holders))
+    @rule(which=ANY)
+    def overtake(self, which: int) -> None:
+        """A holder sleeps through its lease, and another takes over."""
+        live = [held for held in self.holders if self.holds(held)]
+        self.ring(live[which % len(live)].task_id)
+        self.pop(5, False)
+        if self.messages:
+            self.claim(0, False)
+
     # Steps of dispatchers
 
     @rule(most=st.integers(1, 5), later=st.booleans())
