@@ -8,7 +8,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "polling.py"
 
 
 def test_the_quick_benchmark_gives_every_figure_a_verdict():
-    """Few cases, all but one of which reach their mark; the ratio of polls needs more replications than four."""
+    """Few cases reach their marks, but for the ratio of polls, which four replications do not settle."""
     command = [sys.executable, str(SCRIPT), "--quick", "--seed", "3"]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     rows = [line for line in lines if line.endswith(("reached", "NOT REACHED"))]
