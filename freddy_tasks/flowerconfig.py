@@ -18,7 +18,7 @@ from tornado.options import options
 from freddy_tasks.continuation import HIDDEN
 
 tasks_columns = os.environ.get(
-    "FLOWER_TASKS_COLUMNS", "name,uuid,state,args,result,retries,eta,received,runtime,worker"
+    "FLOWER_TASKS_COLUMNS", "name,uuid,state,result,received,runtime,worker,retries,eta,args"
 )
 address = os.environ.get("FLOWER_ADDRESS", "127.0.0.1")
 

@@ -18,6 +18,7 @@ from freddy_tasks.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+READY = {"worker": "ready.", "flower": "Visit me at"}
 DEADLINE = 60.0  # seconds: a test that has to wait longer has failed
 
 
@@ -49,6 +50,7 @@ def test_services_become_healthy_with_the_commands_of_the_file(tmp_path: Path) -
         "CELERY_RESULT_BACKEND": server.url,
         "FREDDY_API_KEY": "unused",
         "FLOWER_BASIC_AUTH": "operator:word",
+        "FLOWER_READ_ONLY": interpolated([SERVICES["flower"]["environment"]["FLOWER_READ_ONLY"]])[0],
     }
     commands = {
         "worker": command_of("worker"),
@@ -68,10 +70,14 @@ def test_services_become_healthy_with_the_commands_of_the_file(tmp_path: Path) -
             processes.start(argv, tmp_path / f"{name}.log", environment) for name, argv in commands.items()
         ]
         deadline = time.monotonic() + DEADLINE
-        after = dict(before)
-        while not all(after.values()) and time.monotonic() < deadline:
-            after = {name: after[name] or healthy(name) for name in commands}
+        for name, ready in READY.items():
+            while ready not in (tmp_path / f"{name}.log").read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        after = {name: healthy(name) for name in commands}
     finally:
+        for process in started:
+            process.terminate()
         for process in started:
             processes.stop(process, 20.0)
         server.stop()

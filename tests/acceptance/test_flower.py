@@ -118,6 +118,8 @@ def monitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitor]:
             yield monitor
         finally:
             for process in started:
+                process.terminate()
+            for process in started:
                 processes.stop(process, 20.0)
             app.backend.result_consumer.subscribed_to.clear()  # type: ignore[attr-defined]
             app.close()

@@ -53,7 +53,7 @@ def test_somebody_who_can_log_in_is_enough(credentials: tuple[str, ...], auth: s
     loaded = load(*credentials, auth=auth)
 
     assert loaded["address"] == "127.0.0.1"
-    assert loaded["tasks_columns"] == "name,uuid,state,args,result,retries,eta,received,runtime,worker"
+    assert loaded["tasks_columns"] == "name,uuid,state,result,received,runtime,worker,retries,eta,args"
 
 
 def test_flower_gets_no_result_backend() -> None:
