@@ -53,7 +53,7 @@ class PlainDisplay:
         """Print the lines of those that moved."""
         del now
         for sight in sights:
-            line = _place(sight, len(sights)) + ", ".join(_facts(sight))
+            line = _line(sight, len(sights))
             if self._shown.get(sight.number) != line:
                 self._shown[sight.number] = line
                 self._console.print(line)
@@ -78,34 +78,31 @@ class LiveDisplay:
 
     def show(self, sights: Sequence[Sight], now: float) -> None:
         """Draw all lines anew."""
-        lines = [
-            _place(sight, len(sights)) + ", ".join([*_facts(sight), *_countdown(sight, now)])
-            for sight in sights
-        ]
+        lines = [_line(sight, len(sights), *_countdown(sight, now)) for sight in sights]
         self._live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
-def _place(sight: Sight, of: int) -> str:
-    return f"{sight.number:>{len(str(of))}}/{of}  " if of > 1 else ""
+def _line(sight: Sight, of: int, *more: str) -> str:
+    """State first and id last, as a narrow terminal shows no more than the beginning."""
+    place = f"{sight.number:>{len(str(of))}}/{of}  " if of > 1 else ""
+    response_id = sight.facts.get("response_id") or (sight.answer or {}).get("id")
+    return place + ", ".join([_state(sight), *_facts(sight), *more, *([response_id] if response_id else [])])
 
 
 def _facts(sight: Sight) -> list[str]:
-    answer = sight.answer or {}
-    response_id = sight.facts.get("response_id") or answer.get("id")
-    polls = answer.get("polls", sight.facts.get("polls"))
+    polls = (sight.answer or {}).get("polls", sight.facts.get("polls"))
     progress = None if sight.ready else sight.facts.get("progress")
     return [
-        _state(sight),
-        *([f"response {response_id}"] if response_id else []),
         *([f"{polls} poll{'' if polls == 1 else 's'}"] if polls is not None else []),
         *([f"{progress:.0%}"] if progress is not None else []),
     ]
 
 
 def _state(sight: Sight) -> str:
-    if sight.error:
+    if sight.error and not sight.cancelled:
         return type(sight.error).__name__
-    return {"PENDING": "sent", "SUCCESS": "answered"}.get(sight.state, sight.state.lower().replace("_", " "))
+    words = {"PENDING": "sent", "SUCCESS": "answered", "REVOKED": "cancelled"}
+    return words.get(sight.state, sight.state.lower().replace("_", " "))
 
 
 def _countdown(sight: Sight, now: float) -> list[str]:

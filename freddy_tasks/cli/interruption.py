@@ -34,6 +34,8 @@ class Interruption:
         """For calls that may hang for long, and whose loss at any point is harmless."""
         self._raises = True
         try:
+            if self.count:
+                raise KeyboardInterrupt
             yield
         finally:
             self._raises = False

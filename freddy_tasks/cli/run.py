@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
-from celery import Celery, states
+from celery import Celery
 from redis.exceptions import RedisError
 
 from freddy_tasks.continuation import SUBMIT
@@ -54,6 +54,8 @@ def _field(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise click.BadParameter("give it as name=value, the value as JSON")
+    if name in {"prompt", "model", "label", "expected", "timeout"}:
+        raise click.BadParameter(f"`{name}` has a place of its own on the command line")
     try:
         return name, json.loads(value)
     except ValueError:
@@ -145,6 +147,7 @@ class Run:
         self._app = app
         self._ledger = runtime.ledger
         self._timeout = runtime.settings.timeout
+        self._tells_api = runtime.settings.cancel_remotely
         self._local = local
         self._interruption = interruption
 
@@ -182,12 +185,16 @@ class Run:
 
     def _follow(self, watch: Watch, shown: Display) -> None:
         impatient_at = time.monotonic() + PATIENCE
+        blind = False
         while watch.open:
             if self._interruption.count:
                 raise KeyboardInterrupt
             if self._local:
                 self._local.check()
             watch.look()
+            if watch.blind and not blind:
+                shown.say("The result backend does not answer. Waiting for it …")
+            blind = watch.blind
             shown.show(watch.sights, watch.now)
             if time.monotonic() > impatient_at and not self._local:
                 impatient_at = float("inf")
@@ -221,7 +228,8 @@ class Run:
 
     def _tell_of(self, unsettled: Collection[Sight], shown: Display) -> None:
         if not unsettled:
-            shown.say("Cancelled, here and at the API.")
+            told = "here and at the API" if self._tells_api else "here; FREDDY_CANCEL_REMOTELY spares the API"
+            shown.say(f"Cancelled, {told}.")
             return
         names = ", ".join(str(sight.facts.get("response_id") or sight.task_id) for sight in unsettled)
         if self._local:
@@ -236,29 +244,27 @@ def _as_json(sight: Sight) -> dict[str, Any]:
         return {**named, **sight.answer}
     if isinstance(sight.error, FreddyError):
         return {**named, **sight.error.to_result()}
-    return {
-        **named,
-        "status": _unanswered(sight),
-        "error": {"type": _kind(sight), "message": str(sight.error)},
-    }
+    if _is_cancelled(sight):
+        return {**named, "id": sight.facts.get("response_id"), "status": "cancelled"}
+    return {**named, "status": "failed", "error": {"type": _kind(sight), "message": str(sight.error)}}
 
 
 def _print(sight: Sight, of: int) -> None:
-    if of > 1:
-        click.echo(f"--- {sight.number}/{of}")
     if sight.answer is not None:
+        if of > 1:
+            click.echo(f"--- {sight.number}/{of}")
         click.echo(plain(str(sight.answer.get("output_text") or "")))
     else:
-        text = f"{_kind(sight)}: {sight.error or _unanswered(sight)}"
+        text = "cancelled" if _is_cancelled(sight) else f"{_kind(sight)}: {sight.error}"
         click.echo(f"freddy-tasks: prompt {sight.number}: {text}", err=True)
+
+
+def _is_cancelled(sight: Sight) -> bool:
+    return sight.cancelled or not sight.ready
 
 
 def _kind(sight: Sight) -> str:
     return type(sight.error).__name__ if sight.error else sight.state
-
-
-def _unanswered(sight: Sight) -> str:
-    return "cancelled" if sight.state == states.REVOKED or not sight.ready else "failed"
 
 
 def _count(number: int) -> str:

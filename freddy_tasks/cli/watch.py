@@ -34,6 +34,11 @@ class Sight:
         return self.state in states.READY_STATES
 
     @property
+    def cancelled(self) -> bool:
+        """True when it was revoked."""
+        return self.state == states.REVOKED
+
+    @property
     def error(self) -> Exception | None:
         """Why there is no answer, once that is certain."""
         if isinstance(self.outcome, Exception):
@@ -58,6 +63,7 @@ class Watch:
 
     def __init__(self, app: Celery, ledger: Ledger, timeout: float) -> None:
         self.sights: list[Sight] = []
+        self.blind = False  # the result backend did not answer the last look
         self._app = app
         self._ledger = ledger
         self._timeout = timeout
@@ -79,22 +85,30 @@ class Watch:
         self.sights.append(Sight(len(self.sights) + 1, task_id, self.now))
 
     def look(self) -> None:
-        """See where the open ones stand; those past all waiting are cancelled and end in an error."""
+        """See where the open ones stand; those past all waiting are cancelled and end in an error.
+
+        What was seen before stands while a server is away.
+        """
+        self.blind = False
         for sight in self.open:
-            seen = self._seen(sight)
-            if not seen.ready and self.now > seen.latest(self._timeout):
-                seen = self._given_up(seen)
+            try:
+                seen = self._seen(sight)
+                if not seen.ready and self.now > seen.latest(self._timeout):
+                    seen = self._given_up(seen)
+            except (RedisError, OperationalError, OSError):
+                self.blind = True
+                return
             self.sights[sight.number - 1] = seen
 
     def nobody_works(self) -> bool:
         """True when there is no sign of life of any worker with a dispatcher."""
-        return not self._ledger.dispatchers()
+        try:
+            return not self._ledger.dispatchers()
+        except RedisError:
+            return False
 
     def _seen(self, sight: Sight) -> Sight:
-        try:
-            meta = self._app.backend.get_task_meta(sight.task_id)
-        except (RedisError, OperationalError, OSError):
-            return sight  # the result backend is away: what was seen stands until it is back, or too late
+        meta = self._app.backend.get_task_meta(sight.task_id)
         state, found = meta["status"], meta.get("result")
         if state in states.READY_STATES:
             return replace(sight, state=state, outcome=found)

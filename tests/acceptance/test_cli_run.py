@@ -136,7 +136,8 @@ def test_answers_come_in_order_and_failures_count(shell: Shell, api: Emulator) -
     done = shell.run("run", "-", FAILING, "dogs", stdin="cats", **at(api))
 
     assert done.returncode == 1
-    assert done.stdout.index("about cats") < done.stdout.index("2/3") < done.stdout.index("about dogs")
+    assert done.stdout.startswith("--- 1/3\nHere is a detailed article about cats.")
+    assert "\n--- 3/3\nHere is a detailed article about dogs." in done.stdout
     assert "prompt 2: ResponseFailed: " in done.stderr
     assert "No luck" in done.stderr
     assert "EMULATOR" not in done.stderr
@@ -165,6 +166,7 @@ def test_json_is_one_object_a_prompt_and_nothing_else(shell: Shell, api: Emulato
         (("run",), {}, "Missing argument"),
         (("run", ""), {}, "The prompt is empty"),
         (("run", "--field", "stream=true", "x"), {}, "stream"),
+        (("run", "--field", "timeout=5", "x"), {}, "place of its own"),
         (("run", "x"), {"FREDDY_TIERS": "soon"}, "FREDDY_TIERS"),
         (("run", "x"), {"FREDDY_BASE_URL": "http://127.0.0.1:1"}, "FREDDY_API_KEY"),
         (("run", "-A", "no_such_module", "x"), {}, "no_such_module"),
@@ -248,16 +250,20 @@ def test_a_worker_that_dies_ends_the_run(shell: Shell, slow_api: Emulator) -> No
     assert shell.leftovers() == []
 
 
-def test_without_a_worker_it_says_so_and_can_be_interrupted(shell: Shell, valkey: EmbeddedServer) -> None:
-    """A broker of one's own, and nobody who works: the prompt is fenced, should a worker come later."""
-    url = f"{valkey.url}?virtual_host=7"
-    with Redis(unix_socket_path=str(valkey.socket), db=7, decode_responses=True) as state:
-        state.flushdb()
-        with shell.start("run", "anybody?", CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url) as running:
+def test_it_waits_for_a_server_that_went_away_and_for_a_worker(shell: Shell) -> None:
+    """It says what it waits for; and Ctrl-C fences the prompt, should a worker come later."""
+    with EmbeddedServer() as server:
+        env = {"CELERY_BROKER_URL": server.url, "CELERY_RESULT_BACKEND": server.url}
+        with shell.start("run", "anybody?", **env) as running:
+            running.hear("sent")
+            server.kill()
+            running.hear("does not answer")
+            server.start()
             running.hear("No worker answers yet")
             running.process.send_signal(signal.SIGINT)
             exit_status, _, said = running.end()
-        phases = [state.hget(key, "phase") for key in state.scan_iter("freddy_tasks:*:job:*")]
+        with Redis(unix_socket_path=str(server.socket), decode_responses=True) as state:
+            phases = [state.hget(key, "phase") for key in state.scan_iter("freddy_tasks:*:job:*")]
 
     assert exit_status == 130
     assert "Cancelled" in said

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import signal
 
+import pytest
 from rich.console import Console
 
 from freddy_tasks import ResponseFailed
 from freddy_tasks.cli.display import LiveDisplay, PlainDisplay
+from freddy_tasks.cli.interruption import Interruption
 from freddy_tasks.cli.run import plain
 from freddy_tasks.cli.watch import Sight
 
@@ -38,8 +41,8 @@ def test_plain_lines_come_once_for_each_change() -> None:
 
     assert out.getvalue().splitlines() == [
         "sent",
-        "in progress, response resp_1, 1 poll, 40%",
-        "answered, response resp_1, 2 polls",
+        "in progress, 1 poll, 40%, resp_1",
+        "answered, 2 polls, resp_1",
     ]
 
 
@@ -50,7 +53,7 @@ def test_several_prompts_are_numbered_and_failures_named() -> None:
         shown.show([ANSWERED, FAILED], 110.0)
 
     assert out.getvalue().splitlines() == [
-        "1/2  answered, response resp_1, 2 polls",
+        "1/2  answered, 2 polls, resp_1",
         "2/2  ResponseFailed",
     ]
 
@@ -64,8 +67,8 @@ def test_a_terminal_shows_the_countdown_to_the_next_look() -> None:
             shown.show([RUNNING], now)
 
     assert "a remark" in out.getvalue()
-    assert "response resp_1, 1 poll, 40%, next look in 2 s" in out.getvalue()
-    assert "response resp_1, 1 poll, 40%, looking" in out.getvalue()
+    assert "1 poll, 40%, next look in 2 s, resp_1" in out.getvalue()
+    assert "1 poll, 40%, looking, resp_1" in out.getvalue()
 
 
 def test_an_answer_cannot_steer_the_terminal() -> None:
@@ -78,3 +81,26 @@ def test_an_outcome_is_expected_until_its_deadline_and_a_margin() -> None:
     assert RUNNING.latest(10.0) == 620.0
     assert SENT.latest(10.0) == 230.0
     assert Sight(1, "t1", 100.0, "QUEUED").latest(10.0) == 86_400.0 + 230.0
+
+
+def test_a_signal_that_came_early_stops_what_begins_later() -> None:
+    """Ctrl-C while servers start must not end in a prompt that is paid for."""
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), interruption.at_once():
+            pytest.fail("it was begun all the same")
+
+    assert interruption.count == 1
+    assert interruption.exit_status == 143
+
+
+def test_signals_raise_only_where_that_is_safe() -> None:
+    """Elsewhere they are counted; and the handlers of before come back."""
+    before = signal.getsignal(signal.SIGINT)
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGINT)
+        counted = interruption.count
+
+    assert counted == 1
+    assert interruption.exit_status == 130
+    assert signal.getsignal(signal.SIGINT) is before
