@@ -36,8 +36,9 @@ broker_transport_options = {
     "visibility_timeout": 300,
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
-    "polling_interval": 5,  # without it gevent and eventlet workers never restore
 }
+# One backend for all greenlets and threads: each would open connections of its own otherwise, hop by hop.
+result_backend_thread_safe = True
 result_backend_transport_options = {"retry_policy": {"timeout": 5.0}}
 redis_socket_timeout = 30.0
 redis_socket_connect_timeout = 5.0

@@ -43,13 +43,13 @@ def state_server(settings: Settings, app: Celery) -> StateServer:
     """
     if settings.state_url is not None:
         url = settings.state_url.get_secret_value()
-        if not _is_redis(url):
+        if not is_redis(url):
             raise ConfigurationError(
                 "FREDDY_STATE_URL must begin with redis://, rediss://, redis+socket://, unix:// or sentinel://."
             )
         return StateServer(url, "FREDDY_STATE_URL", {})
     backend = app.conf.result_backend or ""
-    if isinstance(backend, str) and _is_redis(backend):
+    if isinstance(backend, str) and is_redis(backend):
         return StateServer(
             backend,
             "the result backend",
@@ -58,7 +58,7 @@ def state_server(settings: Settings, app: Celery) -> StateServer:
         )
     broker = app.conf.broker_write_url or app.conf.broker_url or ""
     broker = broker if isinstance(broker, str) else next(iter(broker), "")
-    if _is_redis(broker):
+    if is_redis(broker):
         return StateServer(
             broker, "the broker", app.conf.broker_transport_options or {}, _tls(app.conf.broker_use_ssl)
         )
@@ -91,7 +91,8 @@ def connect(server: StateServer) -> redis.Redis:
         raise ConfigurationError(f"The Redis address in {server.origin} cannot be read.") from None
 
 
-def _is_redis(url: str) -> bool:
+def is_redis(url: str) -> bool:
+    """Whether an address, or the first of several, is that of a Redis or Valkey."""
     return url.partition("://")[0] in _SCHEMES
 
 

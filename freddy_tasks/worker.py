@@ -12,6 +12,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 
+from .connections import is_redis
 from .continuation import CANCEL, HIDDEN
 from .dispatcher import Dispatcher
 from .errors import ConfigurationError
@@ -22,6 +23,7 @@ from .runtime import runtime_of
 logger = logging.getLogger(__name__)
 
 TASKS = "freddy_tasks."  # first part of the names of our tasks
+GREENLET_POLLING_INTERVAL = 5  # seconds of a BRPOP
 LOW_PRIORITY = 5  # and up, of 0 to 9; see `lane_of`
 
 
@@ -93,11 +95,20 @@ class DispatcherStep(bootsteps.StartStopStep):
 
 
 class SurvivingConsumer(Consumer):
-    """Celery's consumer without the fault of 5.7.0 that ends a worker when its Redis restarts.
+    """Celery's consumer without two faults of 5.7.0 on Redis.
 
-    `celery.worker.consumer.Consumer.on_connection_error_after_connected` (5.7.0) closes a transport that it
-    has already collected, which raises AttributeError while a countdown or prefetched message is held.
+    A worker ends when its Redis restarts: `Consumer.on_connection_error_after_connected` closes a transport
+    that it has already collected, which raises AttributeError while a countdown or prefetched message is held.
+    And a greenlet pool never takes back what a killed worker held: its loop (`celery.worker.loops.synloop`)
+    gives up after two seconds, and kombu only looks when a BRPOP has run out.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        app = options["app"]
+        if options["hub"] is None and is_redis(str(app.conf.broker_read_url)):
+            # Not for the other pools: with it they notice a SIGTERM late.
+            app.conf.broker_transport_options.setdefault("polling_interval", GREENLET_POLLING_INTERVAL)
+        super().__init__(*args, **options)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Clean up after a lost broker connection, and let the consumer reconnect."""
