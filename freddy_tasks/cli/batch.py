@@ -26,7 +26,7 @@ from .batch_display import duration
 from .batch_run import BatchRun, emulates
 from .exits import DONE, FAILED
 from .interruption import Interruption
-from .run import _expected, _field
+from .values import expected, field
 
 
 @click.command(
@@ -47,7 +47,7 @@ from .run import _expected, _field
 @click.option("--model", help="Model; default: FREDDY_MODEL.")
 @click.option("--label", help="Name of a kind of prompts that take about as long as each other.")
 @click.option(
-    "--expected", type=_expected, metavar="SECONDS|short|medium|long", help="How long an answer takes."
+    "--expected", type=expected, metavar="SECONDS|short|medium|long", help="How long an answer takes."
 )
 @click.option(
     "--timeout", type=float, help="Longest wait for one answer, in seconds; default: FREDDY_TIMEOUT."
@@ -60,7 +60,7 @@ from .run import _expected, _field
     help="Who goes first when the plan's requests are short.",
 )
 @click.option(
-    "--field", "fields", type=_field, metavar="NAME=JSON", multiple=True, help="A further field for the API."
+    "--field", "fields", type=field, metavar="NAME=JSON", multiple=True, help="A further field for the API."
 )
 @click.option("--queue", help="Celery's queue for the prompts; default: where the app routes them.")
 @click.option(

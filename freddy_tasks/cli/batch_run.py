@@ -19,9 +19,9 @@ from freddy_tasks.runtime import Runtime
 
 from .apps import has_broker, load_app, runtime_for, settings
 from .batch_display import BatchDisplay, Position, batch_display
+from .flight import NOBODY, PATIENCE
 from .interruption import Interruption
 from .local import LocalStack
-from .run import NOBODY, PATIENCE
 
 LOOK_EVERY = 0.2  # seconds between two looks, at the least
 REST = 4  # times as long as a look took: with thousands in flight it is no small thing

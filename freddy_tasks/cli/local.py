@@ -83,9 +83,11 @@ class LocalStack:
             self._worker.kill()
             self._worker.wait()
             self._worker = None
-        if self._api:
-            self._api.stop()
-        self._server.stop()
+        try:
+            if self._api:
+                self._api.stop()
+        finally:
+            self._server.stop()
 
     def __enter__(self) -> Self:
         return self.start()
