@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import click
@@ -15,9 +16,12 @@ def expected(text: str) -> float | str:
     if text in DURATIONS:
         return text
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise click.BadParameter(f"give a number of seconds, or one of {', '.join(DURATIONS)}") from None
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise click.BadParameter(f"give a number of seconds above 0, or one of {', '.join(DURATIONS)}")
+    return seconds
 
 
 def field(text: str) -> tuple[str, Any]:

@@ -1,10 +1,11 @@
-"""What a person sees while responses are in flight."""
+"""The command line without its processes: what it reads, what it shows, how it takes signals."""
 
 from __future__ import annotations
 
 import io
 import signal
 
+import click
 import pytest
 from rich.console import Console
 
@@ -12,6 +13,7 @@ from freddy_tasks import ResponseFailed
 from freddy_tasks.cli.display import LiveDisplay, PlainDisplay
 from freddy_tasks.cli.interruption import Interruption
 from freddy_tasks.cli.run import plain
+from freddy_tasks.cli.values import expected, field
 from freddy_tasks.cli.watch import Sight
 
 SENT = Sight(1, "t1", 100.0)
@@ -104,3 +106,28 @@ def test_signals_raise_only_where_that_is_safe() -> None:
     assert counted == 1
     assert interruption.exit_status == 130
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf", ""])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    """On the command line already, not in a worker."""
+    with pytest.raises(click.BadParameter):
+        expected(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("temperature=0.2", ("temperature", 0.2)),
+        ("instructions=Be brief", ("instructions", "Be brief")),
+        ('metadata={"a": "b=c"}', ("metadata", {"a": "b=c"})),
+    ],
+)
+def test_a_field_is_json_or_the_text_it_is(text: str, pair: tuple[str, object]) -> None:
+    """Nobody should have to quote quotes."""
+    assert field(text) == pair
+
+
+def test_a_duration_is_a_word_or_seconds() -> None:
+    """As `expected=` takes them."""
+    assert (expected("short"), expected("7.5")) == ("short", 7.5)
