@@ -89,6 +89,9 @@ class Dispatcher:
         """Publish what is due, once; the seconds until there is something to do again."""
         self._give_sign_of_life()
         self._cancel_revoked()
+        self._publish()
+        if self._unpublished:  # the broker is away: to take more would use up requests that cannot leave
+            return LONGEST_SLEEP
         popped = self._ledger.pop(BATCH)
         self._unpublished.extend(popped.hops)
         self._publish()

@@ -559,3 +559,62 @@ def test_the_scripts_keep_to_the_model_whatever_happens(server: redis.Redis) -> 
     )
 
     run_state_machine_as_test(LedgerMachine, settings=bounded)
+
+
+@pytest.fixture
+def walk(server: redis.Redis) -> Iterator[LedgerMachine]:
+    """A walk that a test directs itself; the model checks each step all the same."""
+    LedgerMachine.server = server
+    machine = LedgerMachine()
+    machine.set_up("minute")
+    yield machine
+    machine.records_agree()
+    machine.nothing_is_lost()
+    machine.prompts_go_first()
+    machine.the_books_are_right()
+    machine.teardown()
+
+
+LATE = 1  # of two holders, the one that was overtaken
+
+
+def test_a_holder_that_was_overtaken_writes_nothing(walk: LedgerMachine) -> None:
+    """Its lease ran out, and another acts for the job: neither a park, nor an outcome, nor a close."""
+    for task_id in ("a", "b", "c"):
+        walk.begin(task_id, Lane.NORMAL, whole=False, twice=False)
+        walk.hop(len(walk.model) - 1)
+        match task_id:
+            case "a":
+                walk.park(LATE, Phase.WAITING, at_once=False)
+            case "b":
+                walk.settle(LATE, Phase.CLOSED, twice=False, at_once=False)
+            case _:
+                walk.close(LATE)
+        walk.holders.clear()
+
+    assert {entry.holder for entry in walk.model.values()} == {"claimed"}
+
+
+def test_a_begin_repeated_after_its_lease_sends_nothing(walk: LedgerMachine) -> None:
+    """The client library calls again when the job is another's already."""
+    walk.begin("a", Lane.NORMAL, whole=False, twice=False)
+    walk.hop(0)
+    walk.repeat_late(0)
+
+    assert walk.model["a"].generation == 2
+
+
+def test_a_cancel_past_the_deadline_waits_for_its_request(walk: LedgerMachine) -> None:
+    """However busy the plan, the API is told in the end."""
+    walk.begin("a", Lane.NORMAL, whole=False, twice=False)
+    walk.settle(0, Phase.CANCELLING, twice=False, at_once=True)
+    walk.refill(0)
+    walk.pass_deadline(0)
+    walk.pop(5, later=False)
+    assert walk.model["a"].lined_up
+    walk.refill(1)
+    walk.pop(5, later=False)
+    walk.claim(0, twice=False)
+
+    assert walk.holders[-1].phase is Phase.CANCELLING
+    assert walk.holders[-1].may_ask

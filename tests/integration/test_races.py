@@ -13,10 +13,11 @@ import redis
 from celery import Celery, states
 from celery.app.trace import build_tracer
 from celery.backends.redis import RedisBackend
+from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
 from freddy_tasks.continuation import POLL, SUBMIT
-from freddy_tasks.dispatcher import message_of
+from freddy_tasks.dispatcher import Dispatcher, message_of
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Constant, Emulator, Options
 from freddy_tasks.ledger import Phase
@@ -315,3 +316,25 @@ def test_an_api_that_ignores_background_mode_answers_at_once_with_a_warning(
     assert stage.state("t") == states.SUCCESS
     assert "ignores background mode" in caplog.text
     assert "Whales" not in caplog.text
+
+
+def test_a_broker_that_is_away_is_fed_nothing_more(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be published stays where every dispatcher can take it, and uses up no request."""
+    dispatcher = Dispatcher(stage.app, stage.runtime, "here")
+    ledger = stage.runtime.ledger
+    for task_id in ("first", "second"):
+        stage.submit(task_id)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OperationalError("the broker is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.app.amqp, "send_task_message", refuse)
+        for task_id in ("first", "second"):
+            ledger.redis.zadd(f"{ledger.prefix}:due", {task_id: 0})
+            dispatcher.dispatch()
+
+    records = [ledger.record(task_id) for task_id in ("first", "second")]
+    assert [record.generation for record in records if record] == [2, 1]
+    dispatcher.dispatch()
+    assert ledger.redis.llen("celery") == 2
