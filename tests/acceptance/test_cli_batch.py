@@ -216,7 +216,7 @@ def test_an_emptied_state_server_makes_outcomes_unknown_and_sends_nothing_twice(
 
 
 def test_only_the_failed_are_sent_again(site: Site) -> None:
-    """When the API has recovered, `--retry-failed` completes the output; called once more it sends nothing."""
+    """When the API has recovered: `--retry-failed` completes the output; again, and it sends nothing."""
     prompts, output = site.directory / "prompts.txt", site.directory / "answers.jsonl"
     prompts.write_text("ants\nbees\ncats\n")
     site.worker()
