@@ -98,7 +98,7 @@ class SurvivingConsumer(Consumer):
     """Celery's consumer without two faults of 5.7.0 on Redis.
 
     A worker ends when its Redis restarts: `Consumer.on_connection_error_after_connected` closes a transport
-    that it has already collected, which raises AttributeError while a countdown or prefetched message is held.
+    that it has collected already, which raises AttributeError while a countdown or prefetched one is held.
     And a greenlet pool never takes back what a killed worker held: its loop (`celery.worker.loops.synloop`)
     gives up after two seconds, and kombu only looks when a BRPOP has run out.
     """
