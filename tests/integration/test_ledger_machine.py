@@ -598,10 +598,10 @@ def test_a_holder_that_was_overtaken_writes_nothing(walk: LedgerMachine) -> None
 def test_a_begin_repeated_after_its_lease_sends_nothing(walk: LedgerMachine) -> None:
     """The client library calls again when the job is another's already."""
     walk.begin("a", Lane.NORMAL, whole=False, twice=False)
-    walk.hop(0)
+    walk.pop(5, later=True)
     walk.repeat_late(0)
 
-    assert walk.model["a"].generation == 2
+    assert (walk.model["a"].generation, walk.model["a"].holder) == (2, "published")
 
 
 def test_a_cancel_past_the_deadline_waits_for_its_request(walk: LedgerMachine) -> None:
@@ -618,3 +618,26 @@ def test_a_cancel_past_the_deadline_waits_for_its_request(walk: LedgerMachine) -
 
     assert walk.holders[-1].phase is Phase.CANCELLING
     assert walk.holders[-1].may_ask
+
+
+def test_an_outcome_that_comes_after_a_cancel_is_not_kept(walk: LedgerMachine) -> None:
+    """The holder of a submit is waited for, and then turned away."""
+    walk.begin("a", Lane.NORMAL, whole=False, twice=False)
+    walk.begin("b", Lane.NORMAL, whole=False, twice=False)
+    walk.cancel("a", even_unseen=False, twice=False)
+    walk.settle(0, Phase.CLOSED, twice=False, at_once=False)
+
+    assert [entry.phase for entry in walk.model.values()] == [Phase.CANCELLING, Phase.SENT]
+
+
+def test_a_message_of_an_older_generation_is_turned_away(walk: LedgerMachine) -> None:
+    """Even while the newer one waits to be claimed, and after a cancel."""
+    walk.begin("a", Lane.NORMAL, whole=False, twice=False)
+    walk.pop(5, later=True)
+    walk.pop(5, later=True)
+    walk.claim(1, twice=False)
+    walk.cancel("a", even_unseen=False, twice=False)
+    walk.claim(0, twice=False)
+
+    assert walk.model["a"].phase is Phase.CANCELLING
+    assert walk.model["a"].generation == 4
