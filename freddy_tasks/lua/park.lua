@@ -4,6 +4,7 @@ local id, generation, phase, job, delay = ARGV[6], ARGV[7], ARGV[8], ARGV[9], to
 local refused = refusal(id, generation)
 if refused then return refused end
 local key = key_of(id)
+if redis.call('HGET', key, 'phase') == 'settled' then return { 'fenced', 'settled' } end -- nothing follows an outcome
 local deadline = tonumber(redis.call('HGET', key, 'deadline'))
 if phase ~= 'cancelling' and redis.call('HGET', key, 'cancel') == '1' then
   phase, delay = 'cancelling', 0

@@ -226,7 +226,7 @@ class LedgerMachine(RuleBasedStateMachine):
         job = replace(held.job, response_id="" if phase is Phase.QUEUED else "resp_1")
         answer = self.calling(False).park(held, phase, job, 0.0 if at_once else 500.0)
         entry = self.model[held.task_id]
-        if not self.holds(held):
+        if not self.holds(held) or entry.phase is Phase.SETTLED:
             assert answer == Fenced(entry.phase)
             return
         assert isinstance(answer, Parked)
