@@ -68,7 +68,7 @@ class Client:
             message_shape=settings.message_shape,
             organization_id=settings.organization_id,
             connect_timeout=settings.connect_timeout,
-            read_timeout=settings.read_timeout,
+            read_timeout=settings.reply_timeout,
             clock=clock,
         )
 

@@ -188,7 +188,7 @@ def _claim(runtime: Runtime, task: _TASK, task_id: str, generation: int) -> Held
             return claimed
         case LinedUp():
             raise Parked("due, waits for one of the plan's requests")
-        case Gone() if task.request.id == task_id:
+        case Gone() if task.request.id == task_id and _state_of(task, task_id) not in states.READY_STATES:
             raise LedgerLost.because(
                 "The state server has no record of this response any more: it was flushed, or evicts keys. "
                 "Give the ledger a Redis with `noeviction` and an append-only file. The response may still "

@@ -11,6 +11,7 @@ from .errors import ConfigurationError
 from .schedules import Tiers, parse_tiers
 
 PREFIX = "FREDDY_"
+WITHIN_LEASE = 0.8  # share of a lease that a reply may take
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PLANS = {"standard": (100, 10_000, 120), "premium": (1_000, 100_000, 1_200), "unlimited": (0, 0, 0)}
 
@@ -33,7 +34,9 @@ class Settings(BaseSettings):
         "texts", description="Shape of an input message: `texts: [{text}]` or `content`."
     )
     connect_timeout: Seconds = Field(5.0, description="Longest wait for a connection.")
-    read_timeout: Seconds = Field(30.0, description="Longest wait for the whole of a reply.")
+    read_timeout: Seconds = Field(
+        30.0, description="Longest wait for the whole of a reply; at most 80 % of `FREDDY_LEASE`."
+    )
     timeout: Seconds = Field(
         1_860.0, description="Longest wait for an answer: the API's 30 minutes and a margin."
     )
@@ -91,6 +94,11 @@ class Settings(BaseSettings):
     @classmethod
     def _read_tiers(cls, value: object) -> object:
         return parse_tiers(value) if isinstance(value, str) else value
+
+    @property
+    def reply_timeout(self) -> float:
+        """Seconds for the whole of a reply: over before the lease, so that no second hop acts meanwhile."""
+        return min(self.read_timeout, WITHIN_LEASE * self.lease)
 
     @property
     def limits(self) -> tuple[int, int, int]:

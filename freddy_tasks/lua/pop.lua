@@ -7,8 +7,9 @@ wakes_others = false
 local function release(id, ticket)
   local key = key_of(id)
   local state = redis.call('HMGET', key, 'phase', 'job', 'options', 'body', 'deadline', 'lost')
-  if not state[1] then -- its record expired
+  if not state[1] then -- its record was evicted or deleted: the poll that finds none ends the task and says so
     unschedule(id)
+    released[#released + 1] = { id, 0, 'waiting', '{"model":""}', '', '', '0', '1' }
     return 0
   end
   local generation = redis.call('HINCRBY', key, 'generation', 1)

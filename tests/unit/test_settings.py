@@ -160,3 +160,13 @@ def test_settings_do_not_change() -> None:
     """They are a value, passed around."""
     with pytest.raises(ValueError, match="frozen"):
         load_settings().model = "other"
+
+
+@pytest.mark.parametrize(
+    ("read_timeout", "lease", "expected"), [(30.0, 60.0, 30.0), (120.0, 60.0, 48.0), (30.0, 2.0, 1.6)]
+)
+def test_a_reply_is_given_up_before_its_lease(read_timeout: float, lease: float, expected: float) -> None:
+    """A second hop must not act while the first still waits for an answer that it might get."""
+    settings = Settings(api_key=SecretStr("key"), read_timeout=read_timeout, lease=lease)
+
+    assert settings.reply_timeout == pytest.approx(expected)
