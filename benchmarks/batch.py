@@ -120,25 +120,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.way:
         print(json.dumps(time_of(options.way, options.items)))
         return 0
+    durations = [0.0, options.seconds]
     if options.quick:
-        options.items, options.seconds, options.lines, options.naive = 40, 1.0, 40, 8
+        options.items, durations, options.lines, options.naive = 20, [0.2], 20, 8
     missed = 0
-    for figure in figures(options.items, options.seconds, options.lines, options.naive):
+    for figure in figures(options.items, durations, options.lines, options.naive):
         missed += figure.reached is False
         verdict = {True: "reached", False: "NOT REACHED", None: ""}[figure.reached]
         print(f"{figure.name:<52} {figure.value:<40} {verdict}", flush=True)
     return 1 if missed else 0
 
 
-def figures(items: int, seconds: float, lines: int, naive_items: int) -> Iterator[Figure]:
+def figures(items: int, durations: Sequence[float], lines: int, naive_items: int) -> Iterator[Figure]:
     """All of them, as they come."""
     floor = measure(items, "0", "floor")
     yield Figure("no-op tasks in a chord", f"{floor.rate:.0f}/s")
     yield Figure("  memory each: server, worker", _memory(floor))
-    for name, duration in (("answers at once", 0.0), (f"answers after {seconds:g} s", seconds)):
+    for duration in durations:
         batch = measure(items, f"{duration:g}", "batch")
         ratio = batch.count / (batch.seconds - duration) / floor.rate
-        yield Figure(f"batch, {name}", f"{batch.rate:.0f}/s, {batch.seconds:.1f} s in all")
+        yield Figure(
+            f"batch, answers after {duration:g} s", f"{batch.rate:.0f}/s, {batch.seconds:.1f} s in all"
+        )
         yield Figure(
             "  of the floor, answering time left out",
             f"{ratio:.2f}",
@@ -147,7 +150,7 @@ def figures(items: int, seconds: float, lines: int, naive_items: int) -> Iterato
         yield Figure("  last answer to callback", f"{batch.lag:.2f} s", batch.lag <= MOST_LAG)
         yield Figure("  memory each: server, worker", _memory(batch))
     if naive_items:
-        held = measure(naive_items, f"{seconds:g}", "naive")
+        held = measure(naive_items, f"{durations[-1]:g}", "naive")
         yield Figure(
             f"naive way, {SLOTS} slots", f"{held.rate:.2f}/s, {batch.rate / held.rate:.0f} times slower"
         )
@@ -278,7 +281,7 @@ def stack(durations: str) -> Iterator[tuple[redis.Redis, int]]:
         running = []
         for argv in ([*emulator, "--durations", durations], worker):
             process = processes.start(argv, server.directory / f"{len(running)}.log")
-            opened.callback(processes.stop, process, 5.0)
+            opened.callback(processes.stop, process, 0.1)
             running.append(process)
         client = opened.enter_context(redis.Redis(unix_socket_path=str(server.socket)))
         yield client, running[1].pid
