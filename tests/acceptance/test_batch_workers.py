@@ -1,0 +1,58 @@
+"""A batch whose workers are killed and some of whose prompts are taken back: one end, nothing missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from celery import Celery, signature
+from conftest import StartWorker
+from nodes import Valkey, wait_for
+from redis import Redis
+
+from freddy_tasks import cancel_response, process_batch
+from freddy_tasks.emulator import Emulator
+
+SIZE = 40
+FAILING = " [emulate: status=failed code=model_error]"
+ENDLESS = " [emulate: duration=600]"
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_killed_workers_and_lost_members_leave_one_end(
+    pool: str,
+    start_worker: StartWorker,
+    desk: Celery,
+    server: Valkey,
+    api: Emulator,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fifth fails, one is revoked, one cancelled, and two workers die: every prompt is in one place."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    prompts = [f"prompt {number}{FAILING if number % 5 == 2 else ''}" for number in range(SIZE - 2)]
+    callback = signature("bindery.bind", app=desk).set(task_id="bound")
+    batch = process_batch([*prompts, f"revoke{ENDLESS}", f"cancel{ENDLESS}"], callback=callback)
+
+    for ended in (5, 15):
+        worker = start_worker(app="bindery", pool=pool, concurrency=2 if pool == "prefork" else 8)
+        wait_for(lambda wanted=ended: batch.progress().ended >= wanted)
+        worker.kill()
+    start_worker(app="bindery", pool=pool, concurrency=2)
+    wait_for(lambda: batch.progress().waiting == 0)
+    desk.control.revoke(batch.task_ids[-2])
+    cancel_response(batch.task_ids[-1])
+    counts = desk.AsyncResult("bound").get(timeout=60)
+
+    outcomes = Counter(item.outcome.value for item in batch.results(10))
+    with Redis.from_url(server.url) as probe:
+        bound = int(probe.get("bindery.bound") or 0)
+    assert bound == 1
+    assert sum(counts.values()) == SIZE
+    assert {name: count for name, count in counts.items() if count} == outcomes
+    assert counts["cancelled"] == 2
+    # A worker that died between a submit and its record leaves an unknown outcome, never a second submit.
+    assert counts["completed"] + counts["failed"] + counts["unknown"] == SIZE - 2
+    assert counts["unknown"] <= 16
+    assert set(api.counts.submits.values()) == {1}
