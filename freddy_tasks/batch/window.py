@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -63,6 +64,7 @@ class Window:
         self._queue = queue
         self._monotonic = monotonic
         self._in_flight: dict[str, tuple[int, ItemId]] = {}
+        self._unsent: deque[tuple[int, Item]] = deque()
         self._exhausted = False
         self._next_survey = monotonic() + SURVEY_EVERY
         self._mark = f"{ledger.prefix}:batch-run:{checkpoint.manifest.run}"
@@ -82,7 +84,10 @@ class Window:
         return self._exhausted and not self._in_flight
 
     def step(self) -> int:
-        """Publish some, take in what has ended; how many have."""
+        """Publish some, take in what has ended; how many have.
+
+        Raises what the servers' clients raise when one is away; the next step goes on where this one was.
+        """
         if not self._exhausted and len(self._in_flight) < self._size:
             self._publish(min(STEP, self._size - len(self._in_flight)))
         ended: dict[str, Mapping[str, Any] | None] = {}
@@ -92,6 +97,7 @@ class Window:
         self._checkpoint.append(self._line(task_id, meta) for task_id, meta in ended.items())
         for task_id in ended:
             del self._in_flight[task_id]
+        for task_id in ended:
             self._app.backend.forget(task_id)  # it is on disk: the result backend need not hold all of them
         if is_due:
             self._remember()
@@ -102,19 +108,19 @@ class Window:
         return ((index, item) for index, item in enumerate(items) if self._checkpoint.outcome(index) is None)
 
     def _publish(self, most: int) -> None:
-        chunk = list(islice(self._todo, most))
-        if not chunk:
-            self._exhausted = True
-            return
-        named = {self._checkpoint.task_id(index): (index, item) for index, item in chunk}
+        if not self._unsent:
+            self._unsent.extend(islice(self._todo, most))
+            self._exhausted = not self._unsent
+        named = {self._checkpoint.task_id(index): (index, item) for index, item in self._unsent}
         sent_below = self._checkpoint.manifest.sent_below
         known = self._known([task_id for task_id, (index, _) in named.items() if index < sent_below])
-        self._checkpoint.note_sent_below(chunk[-1][0] + 1)
+        self._checkpoint.note_sent_below(max((index + 1 for index, _ in self._unsent), default=0))
         self._in_flight.update({task_id: (index, item.id) for task_id, (index, item) in named.items()})
         with self._app.producer_pool.acquire(block=True) as producer:
             for task_id, (_, item) in named.items():
                 if task_id not in known:
                     self._send(producer, task_id, item)
+                self._unsent.popleft()
 
     def _send(self, producer: Producer, task_id: str, item: Item) -> None:
         # Not by `send_task`, which would subscribe this process to the result of each prompt for good.

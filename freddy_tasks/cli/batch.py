@@ -130,8 +130,10 @@ def command(
             return
         checkpoint.send_again(again)
         run = BatchRun(checkpoint, items, {"lane": lane, **common}, end, in_flight, queue, interruption)
-        run.answer(app_name)
-        checkpoint.write_output()
+        try:
+            run.answer(app_name)
+        finally:
+            checkpoint.write_output()
     _sum_up(checkpoint, end, in_words=not interruption.count)
     if interruption.count:
         ctx.exit(interruption.exit_status)

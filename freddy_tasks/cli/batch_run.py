@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
 from freddy_tasks.batch import Outcome, plan
 from freddy_tasks.batch.checkpoint import Checkpoint
 from freddy_tasks.batch.items import Item
@@ -24,6 +27,8 @@ from .interruption import Interruption
 from .local import LocalStack
 
 LOOK_EVERY = 0.2  # seconds between two looks, at the least
+LONGEST_OUTAGE = 300.0  # seconds that a server may be away before the command gives up
+MOST_REST = 2.0  # seconds
 REST = 4  # times as long as a look took: with thousands in flight it is no small thing
 
 _LOCAL = "No CELERY_BROKER_URL is set: using a private Valkey server and a worker, just for this run."
@@ -80,18 +85,27 @@ class BatchRun:
         self, window: Window, runtime: Runtime, local: LocalStack | None, shown: BatchDisplay
     ) -> None:
         impatient_at = time.monotonic() + PATIENCE
+        away_since: float | None = None
         while not window.done and not self._interruption.count:
             if local:
                 local.check()
             before = time.monotonic()
-            window.step()
-            shown.show(self._position(window, runtime))
-            if time.monotonic() > impatient_at and not local:
-                impatient_at = float("inf")
-                if not runtime.ledger.dispatchers():
-                    shown.say(NOBODY)
+            try:
+                window.step()
+                shown.show(self._position(window, runtime))
+                if time.monotonic() > impatient_at and not local:
+                    impatient_at = float("inf")
+                    if not runtime.ledger.dispatchers():
+                        shown.say(NOBODY)
+                away_since = None
+            except (RedisError, OperationalError):
+                if away_since is None:
+                    away_since = before
+                    shown.say("The broker or the state server is away: waiting for it …")
+                elif before - away_since > LONGEST_OUTAGE:
+                    raise
             if not window.done:
-                time.sleep(max(LOOK_EVERY, REST * (time.monotonic() - before)))
+                time.sleep(max(LOOK_EVERY, min(MOST_REST, REST * (time.monotonic() - before))))
 
     def _position(self, window: Window, runtime: Runtime) -> Position:
         counts = self._checkpoint.counts(self._end)
