@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -14,16 +15,17 @@ from shop import Shop, Witness, shop_of
 
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Constant, Emulator, Options
-from freddy_tasks.runtime import build, use
-from freddy_tasks.schedules import parse_tiers
+from freddy_tasks.models import Job
+from freddy_tasks.runtime import Runtime, build, use
+from freddy_tasks.schedules import Schedule, Wait
 from freddy_tasks.settings import Settings
 
 
 @pytest.fixture(scope="session")
 def api() -> Iterator[Emulator]:
-    """An emulator whose answers take a third of a second and repeat the prompt."""
+    """An emulator whose answers take a moment and repeat the prompt."""
     options = Options(
-        durations=Constant(0.3), queue_seconds=0.1, per_minute=None, per_day=None, answer="About {}".format
+        durations=Constant(0.04), queue_seconds=0.02, per_minute=None, per_day=None, answer="About {}".format
     )
     with Emulator(options) as emulator:
         yield emulator
@@ -31,14 +33,24 @@ def api() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="session")
 def settings(api: Emulator) -> Settings:
-    """Settings without limits: two looks a second, but for what is expected to take ten minutes."""
-    return Settings(
-        api_key=SecretStr(api.key),
-        base_url=api.url,
-        plan="unlimited",
-        tiers=parse_tiers("300:0.5,inf:30"),
-        lease=2.0,
-    )
+    """Settings without limits, and with a lease that a test can wait for."""
+    return Settings(api_key=SecretStr(api.key), base_url=api.url, plan="unlimited", lease=2.0)
+
+
+class Impatient:
+    """A schedule no service would like: tests have no half seconds to wait between looks."""
+
+    def delay(self, wait: Wait, stretch: float = 1.0) -> float:
+        """Ten looks a second, but for what is expected to take minutes."""
+        return 30.0 if (wait.expected or 0.0) > 60.0 else 0.1
+
+
+class ImpatientRuntime(Runtime):
+    """A runtime with that schedule."""
+
+    def schedule(self, job: Job) -> Schedule:
+        """The same for all."""
+        return Impatient()
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +58,8 @@ def _shop(valkey: EmbeddedServer, api: Emulator, settings: Settings) -> Iterator
     url = f"{valkey.url}?virtual_host=1"  # the tests' other database is emptied before each of them
     app = Celery("shop", broker=url, backend=url, include=["freddy_tasks.tasks"], set_as_current=False)
     app.conf.update(result_chord_expires=3_600, result_backend_thread_safe=True)
-    runtime = build(app, settings)
+    built = build(app, settings)
+    runtime = ImpatientRuntime(**{item.name: getattr(built, item.name) for item in fields(built)})
     use(app, runtime)
     witness = Witness()
     shop = shop_of(app, api, runtime, witness)

@@ -182,9 +182,9 @@ def test_a_failed_member_is_a_value_with_return_exceptions(shop: Shop) -> None:
     assert isinstance(from_result(responses[4]), ResponseFailed)
 
 
-def test_a_response_that_fails_shows_where_it_stands_meanwhile(shop: Shop) -> None:
+def test_a_response_shows_where_it_stands_meanwhile(shop: Shop) -> None:
     """State and info of a waiting response, as a page that does not block shows them."""
-    result = process_ai_response.delay("whales [emulate: polls=2]")
+    result = process_ai_response.delay("whales [emulate: duration=0.4 queue=0.2]")
     seen: dict[str, Any] = {}
 
     def look() -> bool:

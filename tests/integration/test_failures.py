@@ -100,6 +100,7 @@ def test_a_failed_response_says_which_and_why(shop: Shop) -> None:
     assert caught.value.code == "model_error"
 
 
+@pytest.mark.filterwarnings("ignore:Exception raised outside body:RuntimeWarning")  # Celery's word on it
 @pytest.mark.parametrize("errback", ["on_error_late", "on_error_bound", "on_error_raising"])
 def test_a_bad_errback_does_not_hide_the_error(shop: Shop, errback: str) -> None:
     """Wrong number of arguments, bound, raising: the task ends with its own error, and the ledger is done."""
