@@ -85,7 +85,7 @@ def test_a_restarted_server_loses_nothing(
     ("policy", "posts"), [pytest.param("fail", 1, id="fail"), pytest.param("resubmit", 2, id="resubmit")]
 )
 def test_a_child_killed_in_mid_submit_never_guesses(
-    policy: str, posts: int, start_worker: StartWorker, desk: Celery, api: Emulator
+    policy: str, posts: int, start_worker: StartWorker, desk: Celery, api: Emulator, server: Valkey
 ) -> None:
     """Between POST and reply: an error that says so, or the same idempotency key again."""
     api.set_faults(["hang_after@method=POST@times=1"])
@@ -94,8 +94,9 @@ def test_a_child_killed_in_mid_submit_never_guesses(
     )
     result = process_ai_response.delay("whales")
     wait_for(all_submitted(api, 1))
-    [child] = worker.children()
-    os.kill(child, signal.SIGKILL)
+    with Redis.from_url(server.url) as probe:
+        [child] = probe.hkeys("press.pids")
+    os.kill(int(child), signal.SIGKILL)
 
     if policy == "fail":
         with pytest.raises(OutcomeUnknown, match="reconcile"):
