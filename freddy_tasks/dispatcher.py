@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from .continuation import CANCEL, GENERATION_HEADER, POLL, SUBMIT, publish
 from .ledger import Hop, Ledger, Phase
 from .runtime import Runtime
+from .schedules import next_stretch
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Dispatcher:
         self._unpublished: deque[Hop] = deque()
         self._to_cancel: deque[str] = deque()
         self._next_sign = 0.0
+        self._next_price = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="freddy-dispatcher", daemon=True)
 
@@ -89,6 +91,7 @@ class Dispatcher:
         """Publish what is due, once; the seconds until there is something to do again."""
         self._give_sign_of_life()
         self._cancel_revoked()
+        self._set_price()
         self._publish()
         if self._unpublished:  # the broker is away: to take more would use up requests that cannot leave
             return LONGEST_SLEEP
@@ -125,6 +128,18 @@ class Dispatcher:
         while self._to_cancel:
             self._ledger.cancel(self._to_cancel[0], even_unseen=False)
             self._to_cancel.popleft()
+
+    def _set_price(self) -> None:
+        """Make polls rarer while the budget binds; one dispatcher in a second does it for all."""
+        if self._monotonic() < self._next_price:
+            return
+        self._next_price = self._monotonic() + LONGEST_SLEEP
+        told = self._ledger.pressure()
+        if told:
+            stretch = next_stretch(
+                told.stretch, backlog_seconds=told.backlog, day_left=told.day_left, interval=told.interval
+            )
+            self._ledger.price(stretch)
 
     def _give_sign_of_life(self) -> None:
         if self._monotonic() >= self._next_sign:

@@ -22,6 +22,7 @@ from .models import Job, Lane
 RECORD_TTL = 3 * 86_400  # past the API's retention of 24 hours, and a queue of a day before it
 ADMISSION_TIMEOUT = 86_400.0  # longest wait for one of the plan's requests, in seconds
 DISPATCHER_TTL = 30  # seconds
+PRICE_INTERVAL = 0.9  # seconds, under the dispatchers' own second
 PREPAID_SECONDS = 2.0  # how long a request paid for by the dispatcher may be used
 RANKS = {Lane.INTERACTIVE: 0, Lane.NORMAL: 1, Lane.BATCH: 2}
 
@@ -56,6 +57,7 @@ class Held:
     cancelled: bool = False  # somebody asked to cancel it meanwhile
     recovered: bool = False  # an earlier hop of it was lost, or died, or only took long
     abandoned: bool = False  # Celery has an outcome already: only the API is still to be told
+    stretch: float = 1.0  # price of a poll while the budget binds, as a multiple of the usual one
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,16 @@ class Record:
     job: Job | None
     due: float | None
     suspended_at: float | None = None  # Unix seconds by the state server's clock, in lists of suspended ones
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How hard the budget binds."""
+
+    stretch: float  # price of a poll now, as a multiple of the usual one
+    backlog: float  # seconds until a request that lines up now would leave
+    day_left: float  # share of the day's requests not spent yet
+    interval: float  # seconds since the price was last set
 
 
 class Wake:
@@ -183,7 +195,17 @@ class Ledger:
             case "granted":
                 job = replace(job, deadline=float(answer[2]))
                 now = float(answer[1])
-                return Held(task_id, 1, Phase.QUEUED, now, job, self._monotonic(), body=body, options=options)
+                return Held(
+                    task_id,
+                    1,
+                    Phase.QUEUED,
+                    now,
+                    job,
+                    self._monotonic(),
+                    body=body,
+                    options=options,
+                    stretch=float(answer[3]),
+                )
             case "lined_up":
                 return LinedUp()
             case _:
@@ -291,6 +313,18 @@ class Ledger:
         )
         return float(answer[1])
 
+    def pressure(self) -> Pressure | None:
+        """How hard the budget binds; None when it cannot, or when somebody was told within the last second.
+
+        Whoever is told answers with `price`.
+        """
+        answer = self._run("pressure", PRICE_INTERVAL)
+        return Pressure(*map(float, answer)) if answer else None
+
+    def price(self, stretch: float) -> None:
+        """Set the price of a poll, as a multiple of the usual one, for every process that uses the key."""
+        self._run("price", stretch)
+
     def listen(self) -> Wake:
         """Hear of it when something is due earlier than all that was known."""
         return Wake(self.redis.pubsub(ignore_subscribe_messages=True), f"{self.prefix}:wake")
@@ -321,7 +355,19 @@ class Ledger:
 def _sources() -> dict[str, str]:
     folder = resources.files(__package__) / "lua"
     prelude = (folder / "budget.lua").read_text() + (folder / "ledger.lua").read_text()
-    names = ("begin", "claim", "park", "settle", "close", "cancel", "revive", "pop", "heed")
+    names = (
+        "begin",
+        "claim",
+        "park",
+        "settle",
+        "close",
+        "cancel",
+        "revive",
+        "pop",
+        "heed",
+        "pressure",
+        "price",
+    )
     return {name: prelude + (folder / f"{name}.lua").read_text() for name in names}
 
 
@@ -342,7 +388,8 @@ def _job(text: str, deadline: float | str) -> Job:
 
 
 def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float) -> Held:
-    _, now, phase, deadline, job, body, outcome, options, may_ask, cancelled, lost, abandoned = answer
+    _, now, phase, deadline, job, body, outcome, options, may_ask, *flags, stretch = answer
+    cancelled, lost, abandoned = (flag == "1" for flag in flags)
     return Held(
         task_id,
         generation,
@@ -354,9 +401,10 @@ def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float) -
         outcome=loads(outcome) if outcome else None,
         options=_load(options),
         may_ask=bool(int(may_ask)),
-        cancelled=cancelled == "1",
-        recovered=lost == "1",
-        abandoned=abandoned == "1",
+        cancelled=cancelled,
+        recovered=lost,
+        abandoned=abandoned,
+        stretch=float(stretch),
     )
 
 

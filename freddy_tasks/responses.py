@@ -75,6 +75,7 @@ def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> An
         runtime.random,
         runtime.policy,
         retry_in=_retry_in(runtime, reply),
+        stretch=held.stretch,
     )
     return _carry_out(runtime, task, held, decision)
 
@@ -98,6 +99,7 @@ def poll(task: _TASK, generation: int) -> Any:
         runtime.random,
         runtime.policy,
         retry_in=_retry_in(runtime, reply),
+        stretch=held.stretch,
     )
     return _carry_out(runtime, task, held, decision)
 
@@ -209,6 +211,7 @@ def _carry_out(runtime: Runtime, task: _TASK, held: Held, decision: Decision) ->
         case SubmitAgain(job, delay):
             return _park(runtime, task, held, Phase.QUEUED, job, delay)
         case Complete(job, response):
+            runtime.experience.learn(job, response)
             result = answers.terminal_result(response, job.polls)
             return _settle(runtime, task, held, job, {"result": result}, Phase.CLOSED)
         case Fail(job, error, after):

@@ -15,6 +15,7 @@ from celery import Celery
 from .budget import Budget
 from .client import Client
 from .connections import connect, state_server
+from .experience import Experience
 from .ledger import Ledger
 from .models import Job
 from .polling import Policy
@@ -30,6 +31,7 @@ class Runtime:
     client: Client
     ledger: Ledger
     policy: Policy
+    experience: Experience
     clock: Callable[[], float] = time.time  # Unix seconds of this machine, for the API's moments only
     monotonic: Callable[[], float] = time.monotonic
     random: Callable[[], float] = random.random
@@ -37,8 +39,7 @@ class Runtime:
 
     def schedule(self, job: Job) -> Schedule:
         """When to look for this response."""
-        del job
-        return self.settings.tiers
+        return self.experience.schedule(job)
 
 
 _runtimes: WeakKeyDictionary[Celery, tuple[int, Runtime]] = WeakKeyDictionary()
@@ -65,10 +66,12 @@ def build(app: Celery, settings: Settings) -> Runtime:
     """A runtime from settings; it connects to nothing yet."""
     redis = connect(state_server(settings, app))
     budget = Budget.of(settings.api_key.get_secret_value(), *settings.limits)
+    prefix = f"{settings.state_prefix}:{_namespace(app)}"
     return Runtime(
         settings=settings,
         client=Client.from_settings(settings),
-        ledger=Ledger(redis, f"{settings.state_prefix}:{_namespace(app)}", budget, settings.lease),
+        ledger=Ledger(redis, prefix, budget, settings.lease),
+        experience=Experience(redis, prefix, settings.tiers, settings.lag_per_poll, settings.lag_p95),
         policy=Policy(settings.missing_grace, settings.on_unknown_outcome == "resubmit"),
     )
 

@@ -6,7 +6,9 @@ local key = key_of(id)
 local seen = redis.call('HMGET', key, 'phase', 'nonce', 'deadline', 'generation', 'holder')
 if seen[1] then
   -- The same call again, after its first reply was lost on the way, and before its lease ran out.
-  if seen[1] == 'sent' and seen[2] == ARGV[15] and seen[4] == '1' and seen[5] == 'claimed' then return { 'granted', seconds(now), seen[3] } end
+  if seen[1] == 'sent' and seen[2] == ARGV[15] and seen[4] == '1' and seen[5] == 'claimed' then
+    return { 'granted', seconds(now), seen[3], stretch }
+  end
   return { 'exists', seen[1] }
 end
 
@@ -23,4 +25,4 @@ if not granted then
 end
 budget_take(1)
 schedule(id, now + lease)
-return { 'granted', seconds(now), seconds(deadline) }
+return { 'granted', seconds(now), seconds(deadline), stretch }

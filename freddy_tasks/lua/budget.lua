@@ -6,7 +6,7 @@ local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
 local rate, capacity, per_day = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local SLOT, SLOTS, DAY = 900, 96, 86400
-local tokens, paused_until, spent_today, slot
+local tokens, paused_until, spent_today, slot, stretch
 
 local function recount_day()
   local total, expired = 0, {}
@@ -23,9 +23,10 @@ local function recount_day()
 end
 
 local function load_budget()
-  local state = redis.call('HMGET', KEYS[1], 'tokens', 'updated', 'paused_until', 'slot', 'spent', 'rate')
+  local state = redis.call('HMGET', KEYS[1], 'tokens', 'updated', 'paused_until', 'slot', 'spent', 'rate', 'stretch')
   rate = math.min(rate > 0 and rate or math.huge, tonumber(state[6]) or math.huge)
   paused_until = tonumber(state[3]) or 0
+  stretch = state[7] or '1'
   local elapsed = math.max(0, now - (tonumber(state[2]) or now)) -- none yet after a pause to come
   if rate == math.huge then
     tokens = math.huge

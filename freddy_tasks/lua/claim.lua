@@ -8,7 +8,7 @@ if not fields[1] then return { 'gone' } end
 local phase, deadline = fields[3], tonumber(fields[5])
 local function held(may_ask)
   return { 'held', seconds(now), phase, seconds(deadline), fields[8], fields[9] or '', fields[10] or '',
-    fields[11] or '', may_ask, fields[14] or '', fields[15] or '', fields[16] or '' }
+    fields[11] or '', may_ask, fields[14] or '', fields[15] or '', fields[16] or '', stretch }
 end
 if fields[1] ~= generation then return { 'fenced', phase } end
 if fields[2] == 'claimed' and fields[13] == nonce then

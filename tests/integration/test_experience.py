@@ -1,0 +1,101 @@
+"""The store of learned durations on a real Valkey."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import redis
+
+from freddy_tasks.budget import Budget
+from freddy_tasks.experience import Experience
+from freddy_tasks.ledger import Ledger
+from freddy_tasks.models import Job, Response, Status
+from freddy_tasks.schedules import Tiers, Wait
+
+TIERS = Tiers()
+START = 1_800_000_000.0
+
+
+def experience(state: redis.Redis, prefix: str) -> Experience:
+    """One whose clock passes seconds at each look: it neither skips a lesson nor trusts its cache."""
+    clock = itertools.count(step=3)
+    return Experience(state, prefix, TIERS, monotonic=lambda: float(next(clock)))
+
+
+def teach(store: Experience, job: Job, durations: list[float]) -> None:
+    for number, duration in enumerate(durations):
+        created = START + 1_000.0 * number
+        body = Response("r", Status.COMPLETED, "completed", {}, created, completed_at=created + duration)
+        store.learn(job, body)
+
+
+def first_look(store: Experience, job: Job) -> float:
+    return store.schedule(job).delay(Wait(elapsed=0.0, remaining=1_800.0))
+
+
+def test_a_new_class_is_polled_by_the_tiers(state: redis.Redis, prefix: str) -> None:
+    """Nothing is known of it yet."""
+    job = Job(deadline=0, model="m")
+
+    assert experience(state, prefix).schedule(job) == TIERS
+
+
+def test_what_one_worker_learns_another_one_uses(state: redis.Redis, prefix: str) -> None:
+    """The first look moves to where answers come."""
+    job = Job(deadline=0, model="m", label="articles")
+    teach(experience(state, prefix), job, [90.0, 92.0, 88.0, 91.0, 89.0, 90.0, 93.0, 87.0, 90.0, 91.0])
+    look = first_look(experience(state, prefix), job)
+
+    assert 60.0 < look < 120.0
+
+
+def test_classes_do_not_mix(state: redis.Redis, prefix: str) -> None:
+    """Another label, another model: another class."""
+    teach(experience(state, prefix), Job(deadline=0, model="m", label="a"), [90.0] * 10)
+    store = experience(state, prefix)
+
+    assert store.schedule(Job(deadline=0, model="m", label="b")) == TIERS
+    assert store.schedule(Job(deadline=0, model="n", label="a")) == TIERS
+
+
+def test_a_response_without_times_teaches_nothing(state: redis.Redis, prefix: str) -> None:
+    """No key appears for it."""
+    store = experience(state, prefix)
+    store.learn(Job(deadline=0, model="m"), Response("r", Status.COMPLETED, "completed", {}))
+
+    assert list(state.scan_iter(f"{prefix}:*")) == []
+
+
+def test_the_store_holds_no_label_and_expires(state: redis.Redis, prefix: str) -> None:
+    """A label may be a customer's name."""
+    teach(experience(state, prefix), Job(deadline=0, model="m", label="ACME"), [5.0])
+    keys = list(state.scan_iter(f"{prefix}:*"))
+
+    assert len(keys) == 1
+    assert "ACME" not in keys[0]
+    assert "ACME" not in state.get(keys[0])
+    assert state.ttl(keys[0]) > 0
+
+
+def test_a_binding_budget_makes_polls_dearer_and_eases_afterwards(state: redis.Redis, prefix: str) -> None:
+    """One dispatcher in a second is told, and its price reaches every claim."""
+    ledger = Ledger(state, prefix, Budget.of(prefix, 60, 0, 61))
+    for number in range(20):
+        ledger.begin(f"t{number}", Job(deadline=0, model="m"), body={}, options={}, timeout=99, whole=False)
+    told = ledger.pressure()
+    assert told is not None
+    ledger.price(4.0)
+    state.hset(ledger.budget.keys[0], mapping={"tokens": 1})
+    (hop,) = ledger.pop().hops
+    held = ledger.claim(hop.task_id, hop.generation)
+
+    assert told.stretch == 1.0
+    assert told.backlog == pytest.approx(19 / 0.98, rel=0.1)
+    assert ledger.pressure() is None
+    assert getattr(held, "stretch", None) == 4.0
+
+
+def test_without_limits_there_is_no_pressure(state: redis.Redis, prefix: str) -> None:
+    """Nothing to price."""
+    assert Ledger(state, prefix, Budget.of(prefix, 0, 0, 0)).pressure() is None
