@@ -89,8 +89,8 @@ def test_a_child_killed_in_mid_submit_never_guesses(
 ) -> None:
     """Between POST and reply: an error that says so, or the same idempotency key again."""
     api.set_faults(["hang_after@method=POST@times=1"])
-    worker = start_worker(
-        pool="prefork", concurrency=1, env={"FREDDY_ON_UNKNOWN_OUTCOME": policy, "FREDDY_LEASE": "1"}
+    start_worker(
+        pool="prefork", concurrency=2, env={"FREDDY_ON_UNKNOWN_OUTCOME": policy, "FREDDY_LEASE": "1"}
     )
     result = process_ai_response.delay("whales")
     wait_for(all_submitted(api, 1))
