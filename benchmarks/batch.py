@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,17 +29,20 @@ from typing import Any, Self
 import redis
 import requests
 from celery import Celery, chord, group
+from celery.signals import task_prerun
 
 from freddy_tasks import process_batch, processes
 from freddy_tasks.batch.look import ready_metas
+from freddy_tasks.batch.tasks import COLLECT_BATCH
 from freddy_tasks.embedded import EmbeddedServer
 
 HERE = Path(__file__).resolve().parent
 KEY = "local"
+BODY_BEGAN = "benchmark.body_began"  # where the worker notes it
 SLOTS = 8
 POLL_EVERY = 2.0  # seconds, of the naive way
 FEW = 500  # tasks: a measurement of fewer says nothing of a rate
-MOST_LAG = 2.0  # seconds from the last answer to the callback
+MOST_LAG = 2.0  # seconds from the last answer to the chord's body
 LEAST_RATIO = 0.8  # of the floor's tasks a second
 MOST_MEMORY = 150  # MB, of the command line
 TIMEOUT = 3_600.0
@@ -122,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     durations = [0.0, options.seconds]
     if options.quick:
-        options.items, durations, options.lines, options.naive = 20, [0.2], 20, 8
+        options.items, durations, options.lines, options.naive = 20, [0.2], 0, 0
     missed = 0
     for figure in figures(options.items, durations, options.lines, options.naive):
         missed += figure.reached is False
@@ -147,7 +149,7 @@ def figures(items: int, durations: Sequence[float], lines: int, naive_items: int
             f"{ratio:.2f}",
             ratio >= LEAST_RATIO if items > 500 else None,
         )
-        yield Figure("  last answer to callback", f"{batch.lag:.2f} s", batch.lag <= MOST_LAG)
+        yield Figure("  last answer to the chord's body", f"{batch.lag:.2f} s", batch.lag <= MOST_LAG)
         yield Figure("  memory each: server, worker", _memory(batch))
     if naive_items:
         held = measure(naive_items, f"{durations[-1]:g}", "naive")
@@ -170,7 +172,7 @@ def measure(count: int, durations: str, way: str) -> Measured:
 
 
 def time_of(way: str, count: int) -> tuple[float, float]:
-    """Seconds from the first publish to the last end, and from there to the callback."""
+    """Seconds from the first publish to the last end, and from there to the chord's body."""
     app.set_current()
     nothing.delay(0).get(timeout=30)  # the worker is up
     began = time.time()
@@ -190,11 +192,16 @@ def run_floor(count: int) -> tuple[list[str], float]:
 
 def run_batch(count: int) -> tuple[list[str], float]:
     """A batch of prompts."""
-    callback = arrived.s().set(task_id=str(uuid.uuid4()))
-    batch = process_batch((f"prompt {number}" for number in range(count)), callback=callback)
+    batch = process_batch(f"prompt {number}" for number in range(count))
     result = batch.get(TIMEOUT)
     assert len(result.completed) == count, result.counts
-    return batch.task_ids, app.AsyncResult(callback.options["task_id"]).get(timeout=TIMEOUT)
+    return batch.task_ids, float(app.backend.client.get(BODY_BEGAN))
+
+
+@task_prerun.connect
+def _note(task: Any = None, **_: Any) -> None:
+    if task.name == COLLECT_BATCH:
+        app.backend.client.set(BODY_BEGAN, time.time())
 
 
 def run_naive(count: int) -> tuple[list[str], None]:

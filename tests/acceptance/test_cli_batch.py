@@ -152,28 +152,27 @@ def no_submit_is_under_way(state: redis.Redis) -> bool:
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(site: Site, state: redis.Redis) -> None:
     """The CLI and the worker are killed in the middle: nothing is submitted twice, nothing is lost."""
-    prompts, calm, rough = site.prompts(60), site.directory / "calm.jsonl", site.directory / "rough.jsonl"
+    prompts, calm, rough = site.prompts(40), site.directory / "calm.jsonl", site.directory / "rough.jsonl"
     worker = site.worker()
     undisturbed = site(prompts, "-o", calm)
     site.api.reset()
 
-    for outcomes in (5, 25):
-        batch = site.start(prompts, "-o", rough, "--in-flight", "20")
-        wait_for(lambda wanted=outcomes: outcomes_of(rough) >= wanted)
-        batch.kill()
-        batch.wait()
-        wait_for(lambda: no_submit_is_under_way(state))
-        worker.kill()
-        worker.wait()
-        worker = site.worker()
-    again = site(prompts, "-o", rough, "--in-flight", "20")
+    batch = site.start(prompts, "-o", rough, "--in-flight", "15")
+    wait_for(lambda: outcomes_of(rough) >= 10)
+    batch.kill()
+    batch.wait()
+    wait_for(lambda: no_submit_is_under_way(state))
+    worker.kill()
+    worker.wait()
+    site.worker()
+    again = site(prompts, "-o", rough, "--in-flight", "15")
 
     assert undisturbed.returncode == again.returncode == 1
-    assert "48 completed, 12 failed of 60" in again.stderr
+    assert "32 completed, 8 failed of 40" in again.stderr
     assert rough.read_bytes() == calm.read_bytes()
-    assert [line["id"] for line in lines_of(rough)] == [f"p{number}" for number in range(60)]
+    assert [line["id"] for line in lines_of(rough)] == [f"p{number}" for number in range(40)]
     assert set(site.api.counts.submits.values()) == {1}
-    assert len(site.api.counts.submits) == 60
+    assert len(site.api.counts.submits) == 40
 
 
 def test_a_run_without_a_broker_outlives_its_own_servers(lone: Site) -> None:
@@ -252,42 +251,30 @@ def test_an_emptied_state_server_makes_outcomes_unknown_and_sends_nothing_twice(
     assert site.api.counts.posts == 10
 
 
-def test_only_the_failed_are_sent_again(site: Site) -> None:
-    """When the API has recovered: `--retry-failed` completes the output; again, and it sends nothing."""
-    prompts, output = site.directory / "prompts.txt", site.directory / "answers.jsonl"
-    prompts.write_text("ants\nbees\ncats\n")
-    site.worker()
-    site(prompts, "-o", output, "--limit", "1")
-    site.api.set_faults([Fault.parse("failed")])
-    first = site(prompts, "-o", output)
-    site.api.set_faults(())
-    posts = [site.api.counts.posts]
-    runs = []
-    for _ in range(2):
-        runs.append(site(prompts, "-o", output, "--retry-failed"))
-        posts.append(site.api.counts.posts)
-
-    assert first.returncode == 1
-    assert "1 completed, 2 failed of 3" in first.stderr
-    assert [run.returncode for run in runs] == [0, 0]
-    assert posts == [3, 5, 5]
-    assert [line["output_text"] for line in lines_of(output)] == ["About ants", "About bees", "About cats"]
-
-
-def test_a_limit_takes_the_first_and_the_rest_can_follow(site: Site) -> None:
-    """`--limit` tries a few; the same command without it sends the others only."""
+def test_only_the_failed_are_sent_again_and_only_the_first_on_trial(site: Site) -> None:
+    """`--limit` tries a few; without it the others follow; `--retry-failed` completes what failed."""
     prompts, output = site.directory / "prompts.csv", site.directory / "answers.jsonl"
     prompts.write_text('id,text\na,ants\nb,"bees,\nwasps"\nc,cats\n')
+    command = (prompts, "-o", output, "--column", "text")
     site.worker()
-
-    few = site(prompts, "-o", output, "--column", "text", "--limit", "2")
+    few = site(*command, "--limit", "1")
     tried = lines_of(output)
-    rest = site(prompts, "-o", output, "--column", "text")
+    site.api.set_faults([Fault.parse("failed")])
+    rest = site(*command)
+    site.api.set_faults(())
+    posts = site.api.counts.posts
+    retried = site(*command, "--retry-failed")
 
-    assert few.returncode == rest.returncode == 0
-    assert [line["output_text"] for line in tried] == ["About ants", "About bees,\nwasps"]
+    assert [run.returncode for run in (few, rest, retried)] == [0, 1, 0]
+    assert [line["output_text"] for line in tried] == ["About ants"]
+    assert "1 completed, 2 failed of 3" in rest.stderr
+    assert (posts, site.api.counts.posts) == (3, 5)
     assert [line["id"] for line in lines_of(output)] == ["a", "b", "c"]
-    assert site.api.counts.posts == 3
+    assert [line["output_text"] for line in lines_of(output)] == [
+        "About ants",
+        "About bees,\nwasps",
+        "About cats",
+    ]
 
 
 def test_bad_lines_are_named_before_anything_is_sent(site: Site) -> None:

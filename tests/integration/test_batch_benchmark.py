@@ -9,17 +9,12 @@ from pathlib import Path
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "batch.py"
 
 
-def test_the_benchmark_measures_every_way() -> None:
+def test_the_benchmark_runs() -> None:
     """In small numbers, which say nothing of a rate: the lag and the memory keep to their marks."""
     done = subprocess.run(
         [sys.executable, str(BENCHMARK), "--quick"], capture_output=True, text=True, timeout=100, check=False
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in (
-        "no-op tasks in a chord",
-        "batch, answers after 0.2 s",
-        "naive way",
-        "command line, 20 lines",
-    ):
+    for name in ("no-op tasks in a chord", "batch, answers after", "last answer to the chord's body"):
         assert name in done.stdout

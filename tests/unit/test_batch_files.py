@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from freddy_tasks import ConfigurationError, InvalidRequest, ResponseFailed
 from freddy_tasks.batch import BatchItem, Outcome
@@ -17,7 +19,7 @@ from freddy_tasks.batch.items import Item
 from freddy_tasks.batch.plan import FREE, Room
 from freddy_tasks.batch.source import BadLine, GoodItems, Source, check
 from freddy_tasks.batch.window import line_of
-from freddy_tasks.cli.batch_display import Pace, Position, duration
+from freddy_tasks.cli.batch_display import BarDisplay, LineDisplay, Pace, Position, duration
 
 
 def accept(item: Item) -> None:
@@ -274,3 +276,23 @@ def test_what_is_shown_of_a_run_comes_from_the_last_minute_and_the_plan() -> Non
     assert free == ["2 without an answer", "20 in flight", "2.0/s", "about 40 s left"]
     assert bound[3:] == ["about 4 min 40 s left", "500 requests left today"]
     assert pace.facts(Position(100, 100, 2, 0, FREE)) == ["2 without an answer", "0 in flight"]
+
+
+def test_a_terminal_shows_a_bar_and_anything_else_a_line_now_and_then() -> None:
+    """A log of a night's run stays short, and has its first and its last position."""
+    now = [0.0]
+    bar, log = StringIO(), StringIO()
+    lines = LineDisplay(Console(file=log, soft_wrap=True), Pace(lambda: now[0]))
+    with BarDisplay(Console(file=bar, force_terminal=True, width=100), Pace(lambda: now[0])) as shown:
+        shown.say("a remark")
+        for ended in range(11):
+            now[0] += 3.0
+            shown.show(Position(10, ended, 0, 10 - ended, FREE))
+            lines.show(Position(10, ended, 0, 10 - ended, FREE))
+
+    said = log.getvalue().splitlines()
+    assert "a remark" in bar.getvalue()
+    assert "10/10" in bar.getvalue()
+    assert said[0] == "0/10 done, 10 in flight"
+    assert said[-1].startswith("10/10 done")
+    assert len(said) == 4
