@@ -49,12 +49,12 @@ class Response:
     id: str | None
     status: Status
     word: str  # the status as the API spelled it
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] = field(repr=False)
     created_at: float | None = None  # Unix seconds by the API's clock, as are the next two
     started_at: float | None = None
     completed_at: float | None = None
     progress: float | None = None  # 0 to 1
-    output_text: str = ""
+    output_text: str = field(default="", repr=False)
     error_code: str | None = None
     error_message: str | None = None
     request_id: str | None = None
@@ -161,11 +161,11 @@ class ResponseResult:
 
     id: str
     status: Status
-    output_text: str
+    output_text: str = field(repr=False)
     polls: int
     created_at: float | None
     completed_at: float | None
-    output: tuple[Any, ...]
+    output: tuple[Any, ...] = field(repr=False)
     usage: Mapping[str, Any]
     raw: Mapping[str, Any] = field(repr=False)
 
