@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Self
 
-from celery import Celery, chord, group
+from celery import Celery
 from celery.canvas import Signature
 from celery.exceptions import ChordError
 from celery.result import AsyncResult, GroupResult
@@ -20,29 +20,18 @@ from freddy_tasks.models import Status
 from freddy_tasks.runtime import runtime_of
 
 from . import look, plan, record
-from .items import Item, Written, fingerprint, ids_of, read_items
+from .canvas import Call, check, publish
+from .items import Written, fingerprint, ids_of, read_items
 from .progress import Progress, seconds_left
 from .record import COLLECT, FAIL_FAST, OnError, Record
 from .result import BatchItem, BatchResult, Outcome
-from .tasks import cancel_members, collect_batch, judged, salvage_batch, stop_batch
+from .tasks import cancel_members, judged
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two looks of `results` and `get`
 WINDOW = 200  # prompts that `results` looks at ahead of the next one
 LANE = "batch"
-_ROUTE = ("queue", "exchange", "routing_key", "priority")  # of the group options: for the body as well
 _ENDED = {Phase.CLOSED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
 _WHERE = {Status.IN_PROGRESS: "in_progress"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What the caller asked for, for as long as it lives: prompts are kept nowhere else."""
-
-    items: tuple[Item, ...] = field(repr=False)
-    callback: Signature[Any] | None
-    errback: Signature[Any] | None
-    group_options: Mapping[str, Any]
-    options: Mapping[str, Any] = field(repr=False)
 
 
 def process_batch(
@@ -70,14 +59,14 @@ def process_batch(
     `ConfigurationError` for a wrong `on_error` or a missing state server. When the broker fails half way,
     what was published is cancelled, and the broker's exception goes up.
     """
-    call = _Call(read_items(prompts), callback, errback, dict(group_options or {}), {"lane": LANE, **options})
+    call = Call(read_items(prompts), callback, errback, dict(group_options or {}), {"lane": LANE, **options})
     return Batch._publish(call, record.check_on_error(on_error))
 
 
 class Batch:
     """A batch that was published. `id` is all that is needed to find it again: `Batch.restore(id)`."""
 
-    def __init__(self, app: Celery, kept: Record, call: _Call | None = None) -> None:
+    def __init__(self, app: Celery, kept: Record, call: Call | None = None) -> None:
         self._app = app
         self._record = kept
         self._call = call
@@ -194,7 +183,7 @@ class Batch:
             items = read_items(prompts)
             if fingerprint(items, self.id) != self._record.fingerprint:
                 raise InvalidRequest(f"These are not the prompts of batch {self.id}, or not in its order.")
-            call = _Call(items, callback, errback, dict(group_options or {}), {"lane": LANE, **options})
+            call = Call(items, callback, errback, dict(group_options or {}), {"lane": LANE, **options})
         if call is None:
             raise InvalidRequest(
                 "A restored batch has no prompts, as they are kept nowhere: give them again."
@@ -205,10 +194,10 @@ class Batch:
         return Batch._publish(again, self._record.on_error)
 
     @classmethod
-    def _publish(cls, call: _Call, on_error: OnError) -> Batch:
+    def _publish(cls, call: Call, on_error: OnError) -> Batch:
         app = response_tasks.process_ai_response.app
         for item in call.items:
-            _check(item, call.options)
+            check(item, call.options)
         batch_id = str(uuid.uuid4())
         kept = Record(
             batch_id,
@@ -220,12 +209,12 @@ class Batch:
         )
         batch = cls(app, kept, call)
         if app.conf.task_always_eager:
-            batch._result = BatchResult.from_result(_canvas(call, kept, kept.to_message()).get())
+            batch._result = BatchResult.from_result(publish(call, kept, kept.to_message()).get())
             return batch
         ledger = runtime_of(app).ledger
         record.save(ledger, kept)
         try:
-            _canvas(call, kept, kept.id)
+            publish(call, kept, kept.id)
         except Exception:
             cancel_members(ledger, kept)
             raise
@@ -280,48 +269,3 @@ class Batch:
         first = record.stopped_by(runtime_of(self._app).ledger, self._record)
         cause = self._app.AsyncResult(first).result if first else outcome
         raise cause if isinstance(cause, FreddyError) else outcome
-
-
-def _check(item: Item, options: Mapping[str, Any]) -> None:
-    try:
-        response_tasks._check(item.prompt, **{**options, **item.options})
-    except InvalidRequest as error:
-        raise InvalidRequest(f"Item {item.id!r}: {error.message}") from None
-
-
-def _canvas(call: _Call, kept: Record, batch: str | Mapping[str, Any]) -> Any:
-    """Publish the chord; in eager mode, run it."""
-    body = collect_batch.s(batch).set(**_route(call))
-    fails_fast = kept.on_error == FAIL_FAST
-    if call.callback is not None:
-        body.link(call.callback)
-    if not fails_fast and isinstance(batch, str):
-        body.link_error(_salvage(call, kept))
-    elif call.errback is not None:
-        body.link_error(call.errback)
-    header = group(_members(call, kept, fails_fast), task_id=kept.group_id)
-    return chord(header)(body, task_id=kept.body_id)
-
-
-def _members(call: _Call, kept: Record, fails_fast: bool) -> Iterator[Signature[Any]]:
-    stop = stop_batch.s(kept.id).set(**_route(call))
-    for index, item in enumerate(call.items):
-        options = {**call.options, **item.options, "return_exceptions": not fails_fast}
-        member = response_tasks.process_ai_response.s(item.prompt, **options)
-        member.set(**call.group_options, task_id=kept.task_id(index))
-        if fails_fast:
-            member.link_error(stop)
-        yield member
-
-
-def _salvage(call: _Call, kept: Record) -> Signature[Any]:
-    salvage: Signature[Any] = salvage_batch.s(kept.id).set(**_route(call))
-    if call.callback is not None:
-        salvage.link(call.callback)
-    if call.errback is not None:
-        salvage.link_error(call.errback)
-    return salvage
-
-
-def _route(call: _Call) -> dict[str, Any]:
-    return {name: call.group_options[name] for name in _ROUTE if name in call.group_options}

@@ -1,0 +1,76 @@
+"""The chord of a batch: its header, its body, and what stands in for a body that Celery does not call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery import chord, group
+from celery.canvas import Signature
+
+from freddy_tasks import tasks as response_tasks
+from freddy_tasks.errors import InvalidRequest
+
+from .items import Item
+from .record import FAIL_FAST, Record
+from .tasks import collect_batch, salvage_batch, stop_batch
+
+_ROUTE = ("queue", "exchange", "routing_key", "priority")  # of the group options: for the body as well
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the caller asked for, for as long as it lives: prompts are kept nowhere else."""
+
+    items: tuple[Item, ...] = field(repr=False)
+    callback: Signature[Any] | None
+    errback: Signature[Any] | None
+    group_options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(repr=False)
+
+
+def check(item: Item, options: Mapping[str, Any]) -> None:
+    """Raise `InvalidRequest`, naming the item, where it cannot be sent with these options."""
+    try:
+        response_tasks._check(item.prompt, **{**options, **item.options})
+    except InvalidRequest as error:
+        raise InvalidRequest(f"Item {item.id!r}: {error.message}") from None
+
+
+def publish(call: Call, kept: Record, batch: str | Mapping[str, Any]) -> Any:
+    """Publish the chord; in eager mode, run it."""
+    body = collect_batch.s(batch).set(**_route(call))
+    fails_fast = kept.on_error == FAIL_FAST
+    if call.callback is not None:
+        body.link(call.callback)
+    if not fails_fast and isinstance(batch, str):
+        body.link_error(_salvage(call, kept))
+    elif call.errback is not None:
+        body.link_error(call.errback)
+    header = group(_members(call, kept, fails_fast), task_id=kept.group_id)
+    return chord(header)(body, task_id=kept.body_id)
+
+
+def _members(call: Call, kept: Record, fails_fast: bool) -> Iterator[Signature[Any]]:
+    stop = stop_batch.s(kept.id).set(**_route(call))
+    for index, item in enumerate(call.items):
+        options = {**call.options, **item.options, "return_exceptions": not fails_fast}
+        member = response_tasks.process_ai_response.s(item.prompt, **options)
+        member.set(**call.group_options, task_id=kept.task_id(index))
+        if fails_fast:
+            member.link_error(stop)
+        yield member
+
+
+def _salvage(call: Call, kept: Record) -> Signature[Any]:
+    salvage: Signature[Any] = salvage_batch.s(kept.id).set(**_route(call))
+    if call.callback is not None:
+        salvage.link(call.callback)
+    if call.errback is not None:
+        salvage.link_error(call.errback)
+    return salvage
+
+
+def _route(call: Call) -> dict[str, Any]:
+    return {name: call.group_options[name] for name in _ROUTE if name in call.group_options}
