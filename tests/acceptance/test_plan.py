@@ -67,7 +67,7 @@ def test_a_429_pauses_every_worker_until_the_moment_it_names(
     answers = [result.get(timeout=60) for result in results]
 
     records = api.requests()
-    refused = [record.at for record in records if record.method == "POST"][0]
+    refused = next(record.at for record in records if record.method == "POST")
     under_way = 0.25
     early = [record.at - refused for record in records if under_way < record.at - refused < 2.0 - 0.01]
     assert len(answers) == 30
