@@ -21,6 +21,7 @@ from .responses import Parked
 from .runtime import runtime_of
 
 logger = logging.getLogger(__name__)
+pool_logger = logging.getLogger("celery.pool")
 
 TASKS = "freddy_tasks."  # first part of the names of our tasks
 GREENLET_POLLING_INTERVAL = 5  # seconds of a BRPOP
@@ -75,6 +76,7 @@ class DispatcherStep(bootsteps.StartStopStep):
         except ConfigurationError as error:
             logger.critical("freddy_tasks cannot start: %s", error)
             raise SystemExit(1) from None
+        pool_logger.addFilter(_without_arguments)
         self.dispatcher = Dispatcher(parent.app, runtime, parent.hostname, _revoked)
         signals.task_revoked.connect(self._on_revoked, weak=False, dispatch_uid=self._uid)
         self.dispatcher.start()
@@ -130,6 +132,13 @@ def lane_of(task: Task[Any, Any]) -> Lane:
         return Lane.NORMAL
     is_amqp = str(task.app.conf.broker_url).startswith(("amqp", "pyamqp"))
     return Lane.INTERACTIVE if is_amqp else Lane.BATCH
+
+
+def _without_arguments(record: logging.LogRecord) -> bool:
+    """Hide what `celery.concurrency.base.BasePool.apply_async` (5.7) tells at DEBUG level: whole messages."""
+    if isinstance(record.args, tuple) and any(str(shown).startswith(f"('{TASKS}") for shown in record.args):
+        record.args = (record.args[0], *[HIDDEN] * (len(record.args) - 1))
+    return True
 
 
 def _revoked() -> Iterable[str]:
