@@ -132,7 +132,8 @@ def parse_tiers(text: str) -> Tiers:
         pairs = [tuple(float(part) for part in band.split(":")) for band in text.split(",")]
         bands = tuple(Band(until, pause) for until, pause in pairs)
     except ValueError:
-        raise ValueError(f"tiers {text!r}: write `until:pause,...`, as in `{Tiers()}`") from None
+        # The text is not repeated: it may be a key that was put into the wrong variable.
+        raise ValueError(f"is no list of tiers: write `until:pause,...`, as in `{Tiers()}`") from None
     return Tiers(bands)
 
 

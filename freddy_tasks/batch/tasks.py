@@ -8,9 +8,11 @@ from typing import Any
 
 from celery import Celery, Task, shared_task, states
 
+from freddy_tasks import tasks as response_tasks
 from freddy_tasks.errors import BatchFailed
 from freddy_tasks.ledger import Ledger
 from freddy_tasks.runtime import runtime_of
+from freddy_tasks.worker import HopRequest
 
 from . import look
 from .record import Record, load, stopped_by
@@ -27,6 +29,8 @@ _OPTIONS: dict[str, Any] = {
     "reject_on_worker_lost": True,
     "throws": (BatchFailed,),
     "resultrepr_maxsize": 1,  # answers are nothing for logs and monitors
+    "Request": HopRequest,
+    "apply_async": response_tasks._publish,
 }
 _TASK = Task[Any, Any]
 
