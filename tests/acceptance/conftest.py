@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
-from nodes import Valkey, Worker
+from nodes import StartWorker, Valkey, Worker, client_of
 from pytest_celery import (
     CeleryBackendCluster,
     CeleryBrokerCluster,
@@ -20,8 +20,6 @@ from pytest_celery import (
 )
 
 from freddy_tasks.emulator import Constant, Emulator, Options
-
-StartWorker = Callable[..., Worker]
 
 
 @pytest.fixture
@@ -75,20 +73,6 @@ def start_worker(tmp_path: Path, server: Valkey, environment: dict[str, str]) ->
     for worker in workers:
         if worker.status == "running":
             worker.kill()
-
-
-def client_of(broker: str, backend: str, **conf: Any) -> Celery:
-    """The app as a web process has it: it sends and reads, and runs nothing."""
-    app = Celery("press", broker=broker, backend=backend, set_as_current=False)
-    app.config_from_object("celeryconfig")
-    app.conf.update(broker_url=broker, result_backend=backend, result_backend_thread_safe=True, **conf)
-    app.task(name="press.collect", shared=False)(_elsewhere)
-    app.set_current()
-    return app
-
-
-def _elsewhere(responses: Any) -> Any:
-    raise NotImplementedError
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import celery
+from celery import Celery
 
 from freddy_tasks import processes
 from freddy_tasks.embedded import find_server
@@ -196,3 +197,20 @@ class Worker(LocalProcess):
         """Process ids of its pool."""
         listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.pid)], capture_output=True, text=True)
         return [int(pid) for pid in listed.stdout.split()]
+
+
+def client_of(broker: str, backend: str, **conf: Any) -> Celery:
+    """The app as a web process has it: it sends and reads, and runs nothing."""
+    app = Celery("press", broker=broker, backend=backend, set_as_current=False)
+    app.config_from_object("celeryconfig")
+    app.conf.update(broker_url=broker, result_backend=backend, result_backend_thread_safe=True, **conf)
+    app.task(name="press.collect", shared=False)(_elsewhere)
+    app.set_current()
+    return app
+
+
+def _elsewhere(responses: Any) -> Any:
+    raise NotImplementedError
+
+
+StartWorker = Callable[..., Worker]

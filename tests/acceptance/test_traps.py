@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery, chord
 from celery.result import AsyncResult
-from conftest import StartWorker
-from nodes import DEADLINE, Valkey, wait_for
+from nodes import DEADLINE, StartWorker, Valkey, wait_for
 from pytest_celery import CeleryTestSetup
 from redis import Redis
 
@@ -36,7 +35,8 @@ def batch(desk: Celery, count: int = 5) -> AsyncResult:
 
 
 def complete(results: list[AsyncResult]) -> int:
-    """How many ended with an answer."""
+    """How many ended with an answer; it asks, as a subscription may have gone with the server."""
+    wait_for(lambda: all(result.ready() for result in results))
     return sum(result.get(timeout=DEADLINE)["status"] == "completed" for result in results)
 
 
