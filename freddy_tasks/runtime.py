@@ -43,6 +43,7 @@ class Runtime:
 
 
 _runtimes: WeakKeyDictionary[Celery, tuple[int, Runtime]] = WeakKeyDictionary()
+_ledgers: WeakKeyDictionary[Celery, tuple[int, Ledger]] = WeakKeyDictionary()
 
 
 def runtime_of(app: Celery) -> Runtime:
@@ -57,6 +58,21 @@ def runtime_of(app: Celery) -> Runtime:
     return runtime
 
 
+def ledger_of(app: Celery) -> Ledger:
+    """The ledger of an app in a process that may make no requests: it needs no API key.
+
+    Raises `ConfigurationError` naming each variable that is wrong.
+    """
+    pid, runtime = _runtimes.get(app, (0, None))
+    if runtime is not None and pid == os.getpid():
+        return runtime.ledger
+    pid, ledger = _ledgers.get(app, (0, None))
+    if ledger is None or pid != os.getpid():
+        ledger = open_ledger(app, load_settings(needs_key=False))
+        _ledgers[app] = (os.getpid(), ledger)
+    return ledger
+
+
 def use(app: Celery, runtime: Runtime) -> None:
     """Give an app a runtime of your own making, for this process."""
     _runtimes[app] = (os.getpid(), runtime)
@@ -64,16 +80,23 @@ def use(app: Celery, runtime: Runtime) -> None:
 
 def build(app: Celery, settings: Settings) -> Runtime:
     """A runtime from settings; it connects to nothing yet."""
-    redis = connect(state_server(settings, app))
-    budget = Budget.of(settings.api_key.get_secret_value(), *settings.limits)
-    prefix = f"{settings.state_prefix}:{_namespace(app)}"
+    ledger = open_ledger(app, settings)
     return Runtime(
         settings=settings,
         client=Client.from_settings(settings),
-        ledger=Ledger(redis, prefix, budget, settings.lease),
-        experience=Experience(redis, prefix, settings.tiers, settings.lag_per_poll, settings.lag_p95),
+        ledger=ledger,
+        experience=Experience(
+            ledger.redis, ledger.prefix, settings.tiers, settings.lag_per_poll, settings.lag_p95
+        ),
         policy=Policy(settings.missing_grace, settings.on_unknown_outcome == "resubmit"),
     )
+
+
+def open_ledger(app: Celery, settings: Settings) -> Ledger:
+    """The ledger of an app; it connects to nothing yet."""
+    redis = connect(state_server(settings, app))
+    budget = Budget.of(settings.api_key.get_secret_value(), *settings.limits)
+    return Ledger(redis, f"{settings.state_prefix}:{_namespace(app)}", budget, settings.lease)
 
 
 def _namespace(app: Celery) -> str:

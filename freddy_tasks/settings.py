@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -11,6 +12,7 @@ from .errors import ConfigurationError
 from .schedules import Tiers, parse_tiers
 
 PREFIX = "FREDDY_"
+NO_KEY = SecretStr("none")
 WITHIN_LEASE = 0.8  # share of a lease that a reply may take
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PLANS = {"standard": (100, 10_000, 120), "premium": (1_000, 100_000, 1_200), "unlimited": (0, 0, 0)}
@@ -111,21 +113,26 @@ class Settings(BaseSettings):
         return minute, day, burst if self.requests_per_minute is None else minute
 
 
-def load_settings(**given: SecretStr) -> Settings:
+def load_settings(*, needs_key: bool = True) -> Settings:
     """Read the environment; a `ConfigurationError` names each variable that is missing or wrong.
 
-    What is `given` goes before the environment.
+    With `needs_key=False` the key may be missing: for processes that make no requests.
     """
+    given = {} if needs_key or os.environ.get("FREDDY_API_KEY") else {"api_key": NO_KEY}
     try:
         return Settings(**given)  # type: ignore[arg-type]  # the rest is filled from the environment
     except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from None
+        lines = "; ".join(f"{variable} {problem}" for variable, problem in problems_of(error).items())
+        raise ConfigurationError(
+            f"Settings are missing or wrong: {lines}. See the settings table in the README."
+        ) from None
 
 
-def _explain(error: ValidationError) -> str:
-    lines = []
+def problems_of(error: ValidationError) -> dict[str, str]:
+    """What is wrong with each variable, by its name; no value is shown."""
+    problems = {}
     for item in error.errors(include_input=False, include_url=False, include_context=False):
-        name = PREFIX + str(item["loc"][0]).upper() if item["loc"] else ""
+        name = PREFIX + str(item["loc"][0]).upper()
         problem = "is not set" if item["type"] == "missing" else item["msg"].removeprefix("Value error, ")
-        lines.append(f"{name} {problem}".strip())
-    return "Settings are missing or wrong: " + "; ".join(lines) + ". See the settings table in the README."
+        problems[name] = problem
+    return problems

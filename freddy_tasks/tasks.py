@@ -11,7 +11,7 @@ from . import responses, worker
 from .continuation import CANCEL, HIDDEN, POLL, SUBMIT
 from .errors import FreddyError, InvalidRequest
 from .models import Job, Lane, Request
-from .runtime import runtime_of
+from .runtime import ledger_of, runtime_of
 from .wire import check_request
 
 DURATIONS = {"short": 15.0, "medium": 120.0, "long": 600.0}
@@ -123,7 +123,7 @@ def cancel_response(self: _TASK, task_id: str, generation: int | None = None) ->
     if generation is not None:
         responses.cancel(self, task_id, generation)
         return True
-    return runtime_of(self.app).ledger.cancel(task_id) is not None
+    return ledger_of(self.app).cancel(task_id) is not None
 
 
 def _check(

@@ -10,7 +10,6 @@ import click
 from celery import Celery
 from celery.app.utils import find_app
 from celery.backends.base import DisabledBackend
-from pydantic import SecretStr
 
 from freddy_tasks.runtime import Runtime, build, use
 from freddy_tasks.settings import Settings, load_settings
@@ -37,7 +36,18 @@ def has_broker(app_name: str | None) -> bool:
 
 
 def load_app(app_name: str | None) -> Celery:
-    """The app of that name, made current; it must have a broker.
+    """The app of that name, made current; it must have a broker and a result backend.
+
+    Raises `click.UsageError` when there is none, or one of the two is not chosen.
+    """
+    app = find(app_name)
+    if isinstance(app.backend, DisabledBackend):
+        raise click.UsageError("The app has no result backend, so no answer can reach this command: set one.")
+    return app
+
+
+def find(app_name: str | None) -> Celery:
+    """The app of that name, made current, whatever it lacks but a broker.
 
     Raises `click.UsageError` when there is none, or no broker is chosen.
     """
@@ -53,8 +63,6 @@ def load_app(app_name: str | None) -> Celery:
     if not isinstance(app, Celery):
         raise click.UsageError(f"{app_name} is no Celery app.")
     app.set_current()
-    if isinstance(app.backend, DisabledBackend):
-        raise click.UsageError("The app has no result backend, so no answer can reach this command: set one.")
     return app
 
 
@@ -63,7 +71,7 @@ def settings() -> Settings:
 
     Raises `ConfigurationError` naming each variable that is wrong.
     """
-    return load_settings(**({} if os.environ.get("FREDDY_API_KEY") else {"api_key": SecretStr("none")}))
+    return load_settings(needs_key=False)
 
 
 def runtime_for(app: Celery) -> Runtime:
