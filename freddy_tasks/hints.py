@@ -59,6 +59,7 @@ def read_hints(headers: Mapping[str, str], body: object, now: float) -> RateHint
         remaining=hints.count("x-ratelimit-remaining", "x-ratelimit-remaining-requests"),
         reset_at=hints.moment("x-ratelimit-reset", "x-ratelimit-reset-requests"),
         retry_at=hints.retry_at(body),
+        skew=theirs - now if math.isfinite(theirs) else None,
     )
 
 

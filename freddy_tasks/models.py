@@ -40,6 +40,7 @@ class RateHints:
     remaining: int | None = None
     reset_at: float | None = None
     retry_at: float | None = None
+    skew: float | None = field(default=None, compare=False)  # seconds: the API's clock less this machine's
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from celery.worker.request import Request
 from .connections import is_redis
 from .continuation import CANCEL, HIDDEN
 from .dispatcher import Dispatcher
+from .doctor import examine_worker
 from .errors import ConfigurationError
 from .models import Lane
 from .responses import Parked
@@ -80,6 +81,7 @@ class DispatcherStep(bootsteps.StartStopStep):
         self.dispatcher = Dispatcher(parent.app, runtime, parent.hostname, _revoked)
         signals.task_revoked.connect(self._on_revoked, weak=False, dispatch_uid=self._uid)
         self.dispatcher.start()
+        examine_worker(parent.app, runtime, parent.pool_cls.__module__, parent.consumer_cls)
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  # the bootstep's interface
         """Stop the dispatcher; what waits is another worker's from here on."""

@@ -28,6 +28,7 @@ COMMANDS = (
     "cancel",
     "resume",
     "reconcile",
+    "doctor",
 )
 
 
