@@ -1,0 +1,55 @@
+"""Kill, cut off and break everything in turn, and count what became of each response.
+
+    python benchmarks/survive.py --campaign kill --size 1000 --pool prefork
+
+One line for each campaign; exit status 1 when a response was lost, submitted twice, counted twice in a chord,
+or left to wait for ever. `docs/survival.md` says what each campaign does, and what it found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests" / "acceptance")]
+
+from campaigns import kill  # noqa: E402  # found by the line above
+from campaigns.book import Verdict  # noqa: E402
+from campaigns.stage import Plan  # noqa: E402
+
+Campaign = Callable[[Plan], Sequence[Verdict]]
+SIZES = {"kill": 1000}
+CAMPAIGNS: dict[str, Campaign] = {
+    "kill": lambda plan: [kill.run(plan), kill.run(plan, resubmit=True)],
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what was asked for; the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--campaign", choices=[*CAMPAIGNS, "all"], default="all")
+    parser.add_argument("--size", type=int, help="responses; each campaign has its own default")
+    parser.add_argument("--seed", type=int, default=1, help="of durations, faults and moments")
+    parser.add_argument("--pool", choices=["prefork", "threads", "gevent"], default="prefork")
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args(argv)
+    names = list(CAMPAIGNS) if asked.campaign == "all" else [asked.campaign]
+    plan = Plan(seed=asked.seed, pool=asked.pool, workers=asked.workers)
+    good = True
+    for name in names:
+        for verdict in CAMPAIGNS[name](replace(plan, size=asked.size or SIZES[name])):
+            print(verdict, flush=True)
+            if not verdict.good:
+                print(verdict.details(), flush=True)
+            good = good and verdict.good
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

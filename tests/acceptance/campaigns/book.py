@@ -1,0 +1,180 @@
+"""What a campaign sent, how it ended, and the verdict on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import redis
+from celery import Celery, states
+
+from freddy_tasks.batch.look import ready_metas
+from freddy_tasks.emulator import Emulator
+from freddy_tasks.responses import idempotency_key
+
+UNKNOWN = "OutcomeUnknown"
+
+
+@dataclass
+class End:
+    """How a task ended: `completed`, the name of an error, or a Celery state."""
+
+    word: str
+    text: str = ""
+    at: float = 0.0  # Unix seconds
+    message: str = ""
+
+
+@dataclass
+class Book:
+    """What was sent, and what has ended so far."""
+
+    sent: dict[str, str] = field(default_factory=dict)  # task id → prompt
+    chords: dict[str, int] = field(default_factory=dict)  # name → members
+    members: dict[str, str] = field(default_factory=dict)  # task id → name of its chord
+    ends: dict[str, End] = field(default_factory=dict)
+    bodies: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # chord → members given to each run of its body
+    changed: set[str] = field(default_factory=set)  # tasks whose end changed after it had been seen
+
+    @property
+    def open(self) -> int:
+        """How many responses and chords have not ended."""
+        return len(self.sent) - len(self.ends) + sum(not self.bodies.get(name) for name in self.chords)
+
+    def unfinished(self) -> list[str]:
+        """Tasks without an end."""
+        return [task_id for task_id in self.sent if task_id not in self.ends]
+
+    def look(self, desk: Celery) -> None:
+        """Read from the result backend what has ended since."""
+        for task_id, meta in ready_metas(desk.backend, self.unfinished()):
+            self.ends[task_id] = end_of(meta)
+
+    def look_again(self, desk: Celery) -> None:
+        """Read all ends once more: one that is another by now was stored twice."""
+        for task_id, meta in ready_metas(desk.backend, list(self.sent)):
+            if end_of(meta).word != self.ends.get(task_id, end_of(meta)).word:
+                self.changed.add(task_id)
+
+    def count_bodies(self, state: redis.Redis) -> None:
+        """Read which bodies of chords have run, how often, and with how many members."""
+        names = list(self.chords)
+        with state.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.lrange(f"survive:bodies:{name}", 0, -1)
+            found = pipe.execute()
+        self.bodies = {name: [int(size) for size in sizes] for name, sizes in zip(names, found, strict=True)}
+
+
+def end_of(meta: Mapping[str, Any]) -> End:
+    """An end as the result backend keeps it."""
+    done = meta.get("date_done")
+    at = datetime.fromisoformat(done).timestamp() if isinstance(done, str) else 0.0
+    result = meta.get("result")
+    if meta["status"] == states.SUCCESS and isinstance(result, dict):
+        if error := result.get("error"):
+            return End(str(error.get("type") or error.get("code")), at=at, message=str(error.get("message")))
+        return End(str(result.get("status")), str(result.get("output_text")), at)
+    if meta["status"] == states.FAILURE:
+        if isinstance(result, BaseException):
+            return End(type(result).__name__, at=at, message=str(result))
+        return End(str((result or {}).get("exc_type")), at=at, message=str(result))
+    return End(str(meta["status"]), at=at)
+
+
+@dataclass
+class Verdict:
+    """What a campaign found, in one line."""
+
+    name: str
+    responses: int
+    lost: list[str]
+    double_submitted: list[str]
+    double_counted: list[str]
+    hung: list[str]
+    slowest: float
+    unknown: int = 0
+    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)  # anything else that is wrong
+
+    @property
+    def good(self) -> bool:
+        """Nothing is wrong."""
+        return not (self.lost or self.double_submitted or self.double_counted or self.hung or self.faults)
+
+    def __str__(self) -> str:
+        """The line."""
+        parts = [
+            f"{self.responses} responses",
+            f"{len(self.lost)} lost",
+            f"{len(self.double_submitted)} double-submitted",
+            f"{len(self.double_counted)} double-counted",
+            f"{len(self.hung)} hung",
+            f"slowest recovery {self.slowest:.1f} s",
+        ]
+        said = "; ".join([*(f"WRONG: {fault}" for fault in self.faults), *self.notes])
+        return f"{self.name}: {', '.join(parts)}" + (f" ({said})" if said else "")
+
+    def details(self, most: int = 5) -> str:
+        """The first of each kind that went wrong."""
+        kinds = ("lost", "double_submitted", "double_counted", "hung")
+        return "\n".join(f"  {kind}: {each}" for kind in kinds for each in getattr(self, kind)[:most])
+
+
+def judge(
+    name: str,
+    book: Book,
+    api: Emulator,
+    *,
+    expected: Mapping[str, Iterable[str]] | None = None,
+    unknown_allowed: bool = False,
+    reposts_allowed: bool = False,
+    ignore_end: Iterable[str] = (),
+    swallowed: Iterable[str] = (),
+) -> Verdict:
+    """Hold what was sent against what the API saw and what the result backend has.
+
+    `expected` names the ends of tasks that are not `completed`; `unknown_allowed` lets any end in
+    OutcomeUnknown; with `reposts_allowed` a key may be posted again, as long as it makes one job. The
+    `swallowed` were never begun, as the broker lost their message; how late those of `ignore_end` came is
+    the broker's doing, too.
+    """
+    expected, swallowed, ignore_end = expected or {}, set(swallowed), set(ignore_end)
+    jobs = api.jobs()
+    by_prompt = Counter(job.prompt_sha256 for job in jobs)
+    posts = api.counts.submits
+    ended_at = {job.prompt_sha256: job.completed_at for job in jobs if job.completed_at is not None}
+    lost, doubled, hung, lags, unknown = [], [], [], [0.0], 0
+    for task_id, prompt in book.sent.items():
+        digest = hashlib.sha256(prompt.encode()).hexdigest()
+        if by_prompt[digest] > 1:
+            doubled.append(f"{task_id} made {by_prompt[digest]} jobs")
+        elif posts.get(idempotency_key(task_id), 0) > 1 and not reposts_allowed:
+            doubled.append(f"{task_id} was posted {posts[idempotency_key(task_id)]} times")
+        end = book.ends.get(task_id)
+        if end is None:
+            if task_id not in swallowed:
+                hung.append(f"{task_id} {prompt!r}")
+            continue
+        if end.word == UNKNOWN:
+            unknown += 1
+        allowed = set(expected.get(task_id, ("completed",))) | ({UNKNOWN} if unknown_allowed else set())
+        if end.word not in allowed or (end.word == "completed" and end.text != f"About {prompt}"):
+            lost.append(f"{task_id} ended as {end.word} {end.message}")
+        elif end.word == "completed" and digest in ended_at and task_id not in ignore_end:
+            lags.append(end.at - ended_at[digest])
+    counted = [
+        f"{name} ran {runs}, has {book.chords[name]} members"
+        for name, runs in book.bodies.items()
+        if len(runs) > 1 or any(size != book.chords[name] for size in runs)
+    ]
+    counted += [f"{task_id} ended twice" for task_id in book.changed]
+    cut_short = {book.members[task_id] for task_id in swallowed if task_id in book.members}
+    hung += [name for name in book.chords if not book.bodies.get(name) and name not in cut_short]
+    return Verdict(name, len(book.sent), lost, doubled, counted, hung, max(lags), unknown)

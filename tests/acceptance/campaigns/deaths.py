@@ -1,0 +1,107 @@
+"""A crash of the whole worker at each named point of a response's way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from campaigns.book import UNKNOWN, Book, Verdict, judge
+from campaigns.points import POINTS, UNKNOWABLE
+from campaigns.stage import Plan, Stage
+from freddy_tasks.emulator import Constant, Options
+
+LEASE = "1"  # second
+SINGLES, MEMBERS = 1, 3
+
+
+@dataclass
+class Row:
+    """What became of the four responses of one point."""
+
+    point: str
+    ends: Counter[str]
+    posts: int
+    jobs: int
+    recovery: float  # seconds from the crash to the last end
+    how: str
+
+    def __str__(self) -> str:
+        """A line of the table."""
+        ends = ", ".join(f"{count} {word}" for word, count in sorted(self.ends.items()))
+        return f"| {self.point} | {ends} | {self.posts} | {self.jobs} | {self.recovery:.1f} | {self.how} |"
+
+
+HEADER = (
+    "| point | final states | POSTs | jobs | recovered in s | by |\n| --- | --- | --- | --- | --- | --- |"
+)
+
+
+def run(plan: Plan, *, resubmit: bool = False, points: Sequence[str] = POINTS) -> tuple[Verdict, list[Row]]:
+    """One single response and a chord of three for each point, a worker that dies there, and its supervisor.
+
+    The visibility timeout is Celery's hour; where the broker alone has a first message, it is let pass.
+    """
+    options = Options(
+        durations=Constant(1.5),
+        queue_seconds=0.1,
+        per_minute=None,
+        per_day=None,
+        answer="About {}".format,
+        honour_idempotency=resubmit,
+    )
+    env = {"FREDDY_LEASE": LEASE, "FREDDY_TIERS": "inf:0.5", "SURVIVE_PREFETCH": "1"}
+    if resubmit:
+        env["FREDDY_ON_UNKNOWN_OUTCOME"] = "resubmit"
+    with Stage(replace(plan, workers=1, concurrency=1), options, **env) as stage:
+        stage.open()
+        rows, faults = [], []
+        for point in points:
+            row, fault = _die_at(stage, point)
+            rows.append(row)
+            faults += fault
+            if row.ends[UNKNOWN] != (point in UNKNOWABLE and not resubmit):
+                faults.append(f"{point}: {row.ends[UNKNOWN]} unknown outcomes")
+        stage.book.look_again(stage.desk)
+        name = "points, resubmit" if resubmit else "points"
+        verdict = judge(name, stage.book, stage.api, unknown_allowed=not resubmit, reposts_allowed=resubmit)
+        verdict.faults += faults
+        verdict.slowest = max(row.recovery for row in rows)
+        verdict.notes.append(f"{plan.pool}, {len(rows)} points, lease {LEASE} s")
+        return verdict, rows
+
+
+def _die_at(stage: Stage, point: str) -> tuple[Row, list[str]]:
+    [worker] = stage.workers
+    stage.kill(worker)
+    flag = stage.folder / point.replace(" ", "-")
+    worker.env = {**(worker.env or {}), "SURVIVE_POINT": point, "SURVIVE_FLAG": str(flag)}
+    before = stage.api.counts
+    open_before = stage.book.open
+    worker.start()
+    worker.ready()
+    ids = stage.submit([f"{point} alone"]) + stage.submit_chord(
+        point, [f"{point} member {number}" for number in range(MEMBERS)]
+    )
+    how = "lease"
+    if not stage.wait(8.0, open_before) and set(stage.unbegun()) & set(ids):
+        how = "visibility timeout"
+        hour = stage.hire("hour", SURVIVE_VISIBILITY_TIMEOUT="1")
+        stage.wait(8.0, open_before)
+        stage.kill(hour)
+    after = stage.api.counts
+    ended = [stage.book.ends[task_id].at for task_id in ids if task_id in stage.book.ends]
+    died = flag.stat().st_mtime if flag.exists() else 0.0
+    row = Row(
+        point,
+        _ends(stage.book, ids),
+        after.posts - before.posts,
+        after.jobs - before.jobs,
+        max([0.0, *(moment - died for moment in ended)]),
+        how,
+    )
+    return row, [] if died else [f"{point}: nobody came there"]
+
+
+def _ends(book: Book, ids: Sequence[str]) -> Counter[str]:
+    return Counter(book.ends[task_id].word if task_id in book.ends else "none" for task_id in ids)

@@ -1,0 +1,89 @@
+"""SIGKILL of workers, and of single children of prefork workers, at random moments."""
+
+from __future__ import annotations
+
+import time
+
+from campaigns.book import UNKNOWN, Verdict, judge
+from campaigns.stage import Plan, Stage
+from freddy_tasks.cli.suspended import unknown_outcomes
+from freddy_tasks.emulator import LogNormal, Options
+
+RESPONSES_A_KILL = 20
+LONGEST_CALM = 1.5  # seconds between a worker's readiness and the next kill
+SLOTS = 2  # concurrency of a worker
+
+
+def run(plan: Plan, *, resubmit: bool = False) -> Verdict:
+    """Kill while prompts keep coming; the visibility timeout stays Celery's hour till the end.
+
+    `resubmit`: an API that honours idempotency keys, and FREDDY_ON_UNKNOWN_OUTCOME=resubmit. First messages
+    that a killed worker had taken and not begun belong to the broker, which gives them back after that hour.
+    """
+    options = Options(
+        durations=LogNormal(2.0, 0.5),
+        queue_seconds=0.3,
+        per_minute=None,
+        per_day=None,
+        answer="About {}".format,
+        latency=0.05,
+        seed=plan.seed,
+        honour_idempotency=resubmit,
+    )
+    env = {"FREDDY_ON_UNKNOWN_OUTCOME": "resubmit"} if resubmit else {}
+    with Stage(plan, options, **env) as stage:
+        stage.open()
+        kills = _kill_and_send(stage)
+        stage.wait(patience=15.0)
+        left = stage.unbegun()
+        if left:
+            stage.pass_an_hour()
+        stage.wait(patience=30.0)
+        swallowed = stage.swallowed()
+        stage.book.look_again(stage.desk)
+        verdict = judge(
+            "kill, resubmit" if resubmit else "kill",
+            stage.book,
+            stage.api,
+            unknown_allowed=not resubmit,
+            reposts_allowed=resubmit,
+            ignore_end=left,
+            swallowed=swallowed,
+        )
+        listed = {record.task_id for record in unknown_outcomes(stage.ledger)}
+        unknown = {task_id for task_id, end in stage.book.ends.items() if end.word == UNKNOWN}
+        if listed != unknown:
+            verdict.faults.append(f"reconcile lists {len(listed)} of {len(unknown)} unknown outcomes")
+        verdict.notes += [
+            f"{plan.pool}, {kills} kills",
+            f"{len(unknown)} ended as OutcomeUnknown, all listed by reconcile",
+            f"{len(left)} not begun came back with the broker's visibility timeout",
+        ]
+        if swallowed:
+            verdict.notes.append(f"{len(swallowed)} not begun and lost by kombu")
+        if not verdict.good:
+            verdict.faults += _story(stage)
+        return verdict
+
+
+def _kill_and_send(stage: Stage) -> int:
+    plan, random = stage.plan, stage.random
+    kills = 0
+    while len(stage.book.sent) < plan.size:
+        stage.send(min(RESPONSES_A_KILL, plan.size - len(stage.book.sent)))
+        stage.look()
+        time.sleep(random.uniform(0.0, LONGEST_CALM))
+        worker = random.choice(stage.workers)
+        if plan.pool == "prefork" and random.random() < 0.5:
+            stage.kill_child(worker)
+        else:
+            stage.kill(worker)
+            worker.start()
+            worker.ready()
+        kills += 1
+    return kills
+
+
+def _story(stage: Stage) -> list[str]:
+    """Where the ledger has what is not finished."""
+    return [f"{task_id}: {stage.ledger.record(task_id)}" for task_id in stage.book.unfinished()[:3]]
