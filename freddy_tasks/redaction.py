@@ -14,7 +14,7 @@ ECHO = 16
 """Characters in a row, white space collapsed, from which a likeness to a secret is an echo of it."""
 
 LEAST = 4
-"""Shorter secrets are no keys, and would blot out the letters of every other word."""
+"""Shorter secrets are no keys and tell little, and would blot out the letters of every other word."""
 
 MOST_READ = 2_000
 """Characters of a server's text that are looked at; what is shown of it is far less."""
@@ -23,7 +23,14 @@ KEY_LIKE = re.compile(
     r"(?:oak_|sk-|sk_|whsec_)[A-Za-z0-9_\-]{4,}|\b(?:Bearer|Basic)\s+[A-Za-z0-9_\-.~+/=%]{4,}", re.IGNORECASE
 )
 
-QUOTING = re.compile(r"[:;]\s|[\"`{\[<(“”„«»\n]|(?:^|\s)['\u2018]")
+QUOTING = re.compile(
+    r"[:;]\s|[\"`{\[<(“”„«»\n]|(?:^|\s)['\u2018]"
+    r"|(?<=\bprompt)\s+(?!(?:is|was|has|must|can|could|may|exceeds|violates|too)\b)",
+    re.IGNORECASE,
+)
+
+STRUCTURE = frozenset({"role", "type"})
+"""Keys of a message whose values are words of the API's, and none of the caller's."""
 
 
 def one_line(text: str, secrets: Iterable[str] = (), *, most: int = 160) -> str:
@@ -43,7 +50,7 @@ def one_line(text: str, secrets: Iterable[str] = (), *, most: int = 160) -> str:
 
 
 def opening(text: str) -> str:
-    """What a text says before it may begin to quote: up to the first colon, quote or bracket.
+    """What a text says before it may begin to quote: up to the first colon, quote, bracket or "prompt".
 
     For texts about a prompt that is no longer known, as at a poll: an echo cannot be recognised there, but
     it is nearly always introduced.
@@ -58,15 +65,18 @@ def one_word(text: str, secrets: Iterable[str] = (), *, most: int = 64) -> str:
 
 
 def texts_of(value: object) -> list[str]:
-    """Every string in a prompt or another JSON value that is long enough to be known again."""
+    """Every string in a prompt or another JSON value that is long enough to be known again.
+
+    The words of its `STRUCTURE` are left out.
+    """
     found: list[str] = []
     pending = [value]
     while pending:
         item = pending.pop()
         if isinstance(item, str):
-            found += [item] if len(item) >= ECHO else []
+            found += [item] if len(item) >= LEAST else []
         elif isinstance(item, dict):
-            pending += item.values()
+            pending += [inner for name, inner in item.items() if name not in STRUCTURE]
         elif isinstance(item, list | tuple):
             pending += item
     return found

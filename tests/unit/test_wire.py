@@ -642,10 +642,36 @@ class TestRedaction:
         assert len(echo) < 16 or echo not in line
 
     def test_texts_of_a_prompt_are_found_at_any_depth(self) -> None:
-        """Messages nest; short words such as roles are no secrets."""
-        messages = [{"role": "user", "texts": [{"text": PROMPT}]}, {"role": "user", "content": PROMPT * 2}]
+        """Messages nest; roles and types are no secrets, short as a text may be."""
+        parts = [{"type": "input_text", "text": "hush"}, {"type": "input_text", "text": PROMPT}]
+        messages = [{"role": "user", "texts": parts}, {"role": "system", "content": PROMPT * 2}]
 
-        assert sorted(texts_of(messages)) == [PROMPT, PROMPT * 2]
+        assert sorted(texts_of(messages)) == [PROMPT, PROMPT * 2, "hush"]
+
+    def test_a_short_prompt_is_hidden_in_a_submits_error(self) -> None:
+        """It is known there, so it need not be long to be recognised."""
+        body = json.dumps({"error": {"code": "BAD", "message": "No answer to gold in Bern today"}}).encode()
+        seen = wire.read_created(400, body, {}, secrets=texts_of("gold in Bern"))
+
+        assert isinstance(seen, CallFailed)
+        assert f"No answer to {HIDDEN} today" in seen.message
+
+    @pytest.mark.parametrize(
+        ("said", "shown"),
+        [
+            ("The prompt gold in Bern was refused", "The prompt…"),
+            ("Cannot answer this prompt: gold in Bern", "Cannot answer this prompt…"),
+            ("The prompt is too long", "The prompt is too long"),
+            ("The model could not finish", "The model could not finish"),
+        ],
+    )
+    def test_a_poll_shows_no_more_than_what_comes_before_an_echo(self, said: str, shown: str) -> None:
+        """The prompt is not known there any more."""
+        body = json.dumps({"id": "r", "status": "failed", "error": {"message": said}}).encode()
+        seen = wire.read_retrieved(200, body, {}, secrets=[])
+
+        assert isinstance(seen, Response)
+        assert seen.error_message == shown
 
 
 class TestAnswers:
