@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from random import Random
 from typing import Any, Protocol
 
@@ -53,6 +53,7 @@ class Trace:
     """Durations that were measured, in seconds; one or more."""
 
     durations: tuple[float, ...]
+    arrivals: tuple[float, ...] | None = None  # s from the first one's submit, rising; None: unknown
 
     def __post_init__(self) -> None:
         if not self.durations:
@@ -70,7 +71,8 @@ class Trace:
         """
         count = len(self.durations)
         rising = sorted(self.durations)
-        alive = {0.0: 1.0}
+        # None is quicker than the quickest: without the second point a fixed duration would be a spread one.
+        alive = {0.0: 1.0, max(rising[0], 1e-3) * (1.0 - 1e-6): 1.0}
         for step in range(1, min(count, GRID) + 1):
             place = math.ceil(step * count / min(count, GRID)) - 1
             alive[max(rising[place], 1e-3)] = 1.0 - (place + 1) / count
@@ -110,8 +112,10 @@ def parsed(text: str) -> tuple[str, tuple[float, ...]]:
 def read_trace(lines: Iterable[str]) -> Trace:
     """Read durations from JSON lines that have a `duration`, or else `created_at` and `completed_at`.
 
-    Seconds, Unix seconds, or ISO 8601 moments; lines without them are passed over. Raises ValueError for a
-    line that is not a JSON object, and for no duration at all.
+    Seconds, Unix seconds, or ISO 8601 moments (UTC where no zone is given). Lines without them are passed
+    over, and those of cancelled responses, which would have taken longer. Where every other line has
+    `created_at`, the trace is in that order and knows its arrivals. Raises ValueError naming the line that is
+    not a JSON object or has another thing as a time, and for no duration at all.
     """
     found = []
     for number, line in enumerate(lines, start=1):
@@ -123,20 +127,45 @@ def read_trace(lines: Iterable[str]) -> Trace:
             value = None
         if not isinstance(value, dict):
             raise ValueError(f"trace: line {number} is not a JSON object")  # noqa: TRY004  # text, not a type
-        duration = _duration(value)
-        if duration is not None and 0 <= duration < math.inf:
-            found.append(duration)
-    return Trace(tuple(found))
+        if value.get("status") in {"cancelled", "canceled"}:
+            continue
+        try:
+            began, duration = _times(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"trace: line {number}: {error}") from None
+        if duration is not None:
+            found.append((began, duration))
+    moments = [began for began, _ in found if began is not None]
+    if not moments or len(moments) < len(found):
+        return Trace(tuple(duration for _, duration in found))
+    first = min(moments)
+    rising = sorted((began - first, duration) for began, duration in found if began is not None)
+    return Trace(tuple(duration for _, duration in rising), tuple(began for began, _ in rising))
 
 
-def _duration(value: dict[str, Any]) -> float | None:
+def _times(value: dict[str, Any]) -> tuple[float | None, float | None]:
+    """When a response was submitted and how long it took, as far as it says so."""
+    began, ended = _moment(value, "created_at"), _moment(value, "completed_at")
+    duration = None if began is None or ended is None else ended - began
+    if value.get("duration") is not None:
+        duration = _number(value["duration"], "duration")
+    if duration is not None and duration < 0:
+        raise ValueError("the response took less than no time")
+    return began, duration
+
+
+def _moment(value: dict[str, Any], name: str) -> float | None:
+    given = value.get(name)
+    if not isinstance(given, str):
+        return None if given is None else _number(given, name)
     try:
-        if value.get("duration") is not None:
-            return float(value["duration"])
-        return _moment(value["completed_at"]) - _moment(value["created_at"])
-    except (KeyError, TypeError, ValueError):
-        return None
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        raise ValueError(f"`{name}` is neither Unix seconds nor an ISO 8601 moment") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _moment(value: float | str) -> float:
-    return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else float(value)
+def _number(given: object, name: str) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise ValueError(f"`{name}` is no number of seconds")
+    return float(given)

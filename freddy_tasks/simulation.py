@@ -68,8 +68,11 @@ class Result:
         return self.cost / self.best_cost
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return asdict(self) | {"over_optimum": self.over_optimum}
+        """Return plain JSON; None for what no response told."""
+        told = asdict(self) | {"over_optimum": self.over_optimum}
+        return {
+            name: None if value is not None and math.isnan(value) else value for name, value in told.items()
+        }
 
 
 def simulate(
@@ -78,6 +81,7 @@ def simulate(
     *,
     limit: Limit | None = None,
     per_hour: float = math.inf,
+    arrivals: Sequence[float] | None = None,
     timeout: float = 1_860.0,
     expected: float | None = None,
     law: Law | None = None,
@@ -86,13 +90,15 @@ def simulate(
 ) -> Result:
     """Return what comes of submitting responses of these durations (one or more), in virtual time.
 
-    `per_hour` responses arrive at random moments; infinite: all at once. `timeout` is the wait after which a
+    `per_hour` responses arrive at random moments; infinite: all at once. `arrivals` are their moments
+    instead, one for each of `durations`, in seconds and rising. `timeout` is the wait after which a
     response is given up, `expected` what the caller says of its length, in seconds. `law` is what the optimum
     knows, else the durations' own. `price` is what `Result.cost` counts a poll as; the default is the price
     at which the optimum is as quick as the tiers.
     """
     random = Random(seed)  # noqa: S311  # no secret
-    run = _Run(policy, durations, limit or Limit(), per_hour, timeout, expected, random)
+    moments = _arrivals(len(durations), per_hour, random) if arrivals is None else arrivals
+    run = _Run(policy, durations, limit or Limit(), moments, timeout, expected, random)
     while run.step():
         pass
     known = law or Trace(tuple(durations))
@@ -150,7 +156,7 @@ class _Run:
         policy: Policy,
         durations: Sequence[float],
         limit: Limit,
-        per_hour: float,
+        arrivals: Iterable[float],
         timeout: float,
         expected: float | None,
         random: Random,
@@ -158,7 +164,7 @@ class _Run:
         self.policy, self.durations, self.random = policy, durations, random
         self.timeout, self.expected = timeout, expected
         self.bucket = _Bucket(limit)
-        self.arrivals = deque(enumerate(self._arrivals(per_hour)))
+        self.arrivals = deque(enumerate(arrivals))
         self.parked: list[tuple[float, int]] = []  # due, response
         self.due: deque[int] = deque()
         self.submitted = [0.0] * len(durations)
@@ -169,12 +175,6 @@ class _Run:
         self.submits_turn = True
         self.sent: list[float] = []
         self.last_submit = 0.0
-
-    def _arrivals(self, per_hour: float) -> Iterable[float]:
-        now = 0.0
-        for _ in self.durations:
-            yield now
-            now += self.random.expovariate(per_hour / 3600.0) if math.isfinite(per_hour) else 0.0
 
     def step(self) -> bool:
         """Send the next request; False when none is left."""
@@ -270,6 +270,13 @@ class _Run:
             return bisect_right(self.sent, days * 86_400.0) / (days * limit.per_day)
         allowed = min(limit.at_once + span * limit.rate, limit.per_day or math.inf)
         return bisect_right(self.sent, span) / allowed if span > 0 and allowed < math.inf else None
+
+
+def _arrivals(count: int, per_hour: float, random: Random) -> Iterable[float]:
+    now = 0.0
+    for _ in range(count):
+        yield now
+        now += random.expovariate(per_hour / 3600.0) if math.isfinite(per_hour) else 0.0
 
 
 def _most_within(moments: Sequence[float], window: float) -> int:

@@ -29,6 +29,7 @@ COMMANDS = (
     "resume",
     "reconcile",
     "doctor",
+    "simulate",
 )
 
 

@@ -61,13 +61,13 @@ def test_a_policy_that_is_none_is_refused_with_the_forms_there_are(text):
 
 
 def test_a_trace_is_read_from_durations_or_from_moments():
-    """Numbers, Unix seconds, ISO moments; a line without them, as of a failed response, is passed over."""
+    """Numbers, Unix seconds, ISO moments; a line without them, or of a cancelled response, is passed over."""
     lines = [
         '{"duration": 12.5, "id": "a"}',
         '{"created_at": 100, "completed_at": 130}',
         '{"created_at": "2030-01-01T00:00:00Z", "completed_at": "2030-01-01T00:01:00Z"}',
         '{"created_at": 100, "completed_at": null}',
-        '{"duration": -1}',
+        '{"duration": 3, "status": "cancelled"}',
         "",
     ]
 
