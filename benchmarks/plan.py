@@ -195,11 +195,13 @@ WAYS: dict[str, Callable[[Emulator, Plan], int]] = {
 
 def account(name: str, plan: Plan) -> Account:
     """Run one way on a fresh server."""
+    # A plan of 100 a minute with a burst of 120 allows 120 in the first minute: 20 more than its rate.
+    extra = plan.burst - plan.per_minute
     options = Options(
         durations=LogNormal(plan.median, plan.sigma),
         queue_seconds=0.0,
         per_minute=plan.per_minute,
-        burst=plan.burst,
+        burst=extra,
         per_day=None,
         seed=plan.seed,
     )
@@ -212,8 +214,6 @@ def account(name: str, plan: Plan) -> Account:
     seen = counts.posts + counts.gets + counts.deletes
     accepted = seen - counts.over_limit
     seconds = moments[-1] - moments[0]
-    # A plan of 100 a minute with a burst of 120 allows 120 in the first minute: 20 more than its rate.
-    extra = plan.burst - plan.per_minute
     floor = max(plan.median, (2 * plan.size - extra) * MINUTE / plan.per_minute)
     # While the last responses only think, nobody can use the limit.
     busy = moments[: int(0.9 * len(moments))]

@@ -30,7 +30,7 @@ _CERTIFICATES = {
 class StateServer:
     """Address of the Redis that holds the ledger, and which setting named it."""
 
-    url: str  # may hold a password: never to be shown
+    url: str = field(repr=False)  # may hold a password: never to be shown
     origin: str
     options: Mapping[str, Any]  # Celery's transport options, for Sentinel's master_name
     tls: Mapping[str, Any] = field(default_factory=dict)  # certificates that Celery's own settings name

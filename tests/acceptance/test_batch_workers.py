@@ -6,8 +6,7 @@ from collections import Counter
 
 import pytest
 from celery import Celery, signature
-from conftest import StartWorker
-from nodes import Valkey, wait_for
+from nodes import StartWorker, Valkey, wait_for
 from redis import Redis
 
 from freddy_tasks import cancel_response, process_batch

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from celery import Celery
-from conftest import StartWorker
-from nodes import wait_for
+from nodes import StartWorker, wait_for
 
 from freddy_tasks.emulator import Constant, Emulator, Fault, Options
 

@@ -24,17 +24,18 @@ import pytest
 import redis
 from celery import Celery
 from celery.result import AsyncResult
-from conftest import client_of
-from nodes import DEADLINE, LocalProcess, Valkey, Worker, wait_for
+from nodes import CHECKOUT, DEADLINE, LocalProcess, Valkey, Worker, client_of, wait_for
 from pydantic import SecretStr
 
 from freddy_tasks import process_ai_response, process_batch
+from freddy_tasks.app import app as our_app
 from freddy_tasks.batch.tasks import COLLECT_BATCH
-from freddy_tasks.continuation import GENERATION_HEADER, POLL, SUBMIT, publish
+from freddy_tasks.continuation import GENERATION_HEADER, HIDDEN, POLL, SUBMIT, publish
 from freddy_tasks.emulator import Constant, Emulator, Options
 from freddy_tasks.errors import ConfigurationError
-from freddy_tasks.ledger import Held, Hop, Phase
+from freddy_tasks.ledger import RECORD_TTL, Held, Hop, Phase
 from freddy_tasks.models import Job, Request, ResponseResult
+from freddy_tasks.redaction import ECHO, LEAST
 from freddy_tasks.runtime import build
 from freddy_tasks.settings import Settings, load_settings
 from freddy_tasks.tasks import cancel_response
@@ -527,3 +528,16 @@ def test_what_is_encoded_is_found() -> None:
 
     assert shows(f"PUBLISH {twice} 1", PROMPT_MARK)
     assert not shows(f"PUBLISH {twice} 1", KEY_MARK)
+
+
+def test_documentation_tells_the_truth_about_how_long() -> None:
+    """Its figures are those of the code."""
+    told = (CHECKOUT / "docs" / "security.md").read_text()
+    day = 86_400
+
+    assert f"`freddy-tasks reconcile`, else {RECORD_TTL // day} days" in told
+    assert f"`result_expires`: {our_app.conf.result_expires // day} days" in told
+    assert (
+        f"texts of at least {LEAST} characters are hidden, and echoes of\nat least {ECHO} characters" in told
+    )
+    assert f"replaced by `{HIDDEN}`" in told
