@@ -27,8 +27,8 @@ from celery.result import AsyncResult
 from nodes import CHECKOUT, DEADLINE, LocalProcess, Valkey, Worker, client_of, wait_for
 from pydantic import SecretStr
 
+import celeryconfig
 from freddy_tasks import process_ai_response, process_batch
-from freddy_tasks.app import app as our_app
 from freddy_tasks.batch.tasks import COLLECT_BATCH
 from freddy_tasks.continuation import GENERATION_HEADER, HIDDEN, POLL, SUBMIT, publish
 from freddy_tasks.emulator import Constant, Emulator, Options
@@ -536,7 +536,7 @@ def test_documentation_tells_the_truth_about_how_long() -> None:
     day = 86_400
 
     assert f"`freddy-tasks reconcile`, else {RECORD_TTL // day} days" in told
-    assert f"`result_expires`: {our_app.conf.result_expires // day} days" in told
+    assert f"`result_expires`: {celeryconfig.result_expires // day} days" in told
     assert (
         f"texts of at least {LEAST} characters are hidden, and echoes of\nat least {ECHO} characters" in told
     )
