@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from freddy_tasks import errors
+from freddy_tasks.cli import COMMANDS
 from freddy_tasks.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -64,3 +65,17 @@ def test_settings_table_is_that_of_the_code() -> None:
 def test_errors_table_is_that_of_the_code() -> None:
     """Every class, in the order of the tree."""
     assert section("errors") == errors_table()
+
+
+def test_every_command_is_told_and_exists() -> None:
+    """No command is missing from the table, and none in it is made up."""
+    told = re.findall(r"^\| `freddy-tasks (\w+)", README, re.MULTILINE)
+
+    assert sorted(told) == sorted(COMMANDS)
+
+
+def test_every_page_it_names_is_there() -> None:
+    """Links to the documentation lead somewhere."""
+    pages = re.findall(r"\]\((docs/[^)]+)\)", README)
+
+    assert sorted(pages) == sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))
