@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -18,7 +19,7 @@ from .schedules import next_stretch
 
 logger = logging.getLogger(__name__)
 
-LONGEST_SLEEP = 1.0  # seconds: how late a local revoke or a stop is noticed
+LONGEST_SLEEP = 1.0  # seconds: how late a local revoke is noticed
 SIGN_OF_LIFE = 10.0  # seconds between two
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while the state server is away
 BATCH = 100  # jobs taken out at once
@@ -48,6 +49,7 @@ class Dispatcher:
         self._next_sign = 0.0
         self._next_price = 0.0
         self._stopping = threading.Event()
+        self._asleep = False
         self._thread = threading.Thread(target=self._run, name="freddy-dispatcher", daemon=True)
 
     def start(self) -> None:
@@ -57,6 +59,9 @@ class Dispatcher:
     def stop(self, timeout: float = 5.0) -> None:
         """Stop; what is due goes to other dispatchers."""
         self._stopping.set()
+        if self._asleep:  # otherwise it notices by itself, and a call to a server that is away takes seconds
+            with contextlib.suppress(RedisError):
+                self._ledger.wake()
         self._thread.join(timeout)
 
     def cancel(self, task_id: str) -> None:
@@ -85,7 +90,11 @@ class Dispatcher:
     def _dispatch_until_stopped(self) -> None:
         with self._ledger.listen() as wake:
             while not self._stopping.is_set():
-                wake.wait(min(self.dispatch(), LONGEST_SLEEP))
+                pause = min(self.dispatch(), LONGEST_SLEEP)
+                self._asleep = True  # before the last look at the flag, so that `stop` misses no sleeper
+                if not self._stopping.is_set():
+                    wake.wait(pause)
+                self._asleep = False
 
     def dispatch(self) -> float:
         """Publish what is due, once; the seconds until there is something to do again."""

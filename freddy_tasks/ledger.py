@@ -329,6 +329,10 @@ class Ledger:
         """Hear of it when something is due earlier than all that was known."""
         return Wake(self.redis.pubsub(ignore_subscribe_messages=True), f"{self.prefix}:wake")
 
+    def wake(self) -> None:
+        """Call all who listen."""
+        self.redis.publish(f"{self.prefix}:wake", "")
+
     def sign_in(self, dispatcher: str) -> None:
         """Leave a sign of life of a dispatcher."""
         key = f"{self.prefix}:dispatchers"
