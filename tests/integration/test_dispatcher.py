@@ -1,0 +1,75 @@
+"""The dispatcher's thread: it ends when it is told to."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from celery import Celery
+from shop import wait_for
+
+from freddy_tasks import dispatcher as module
+from freddy_tasks.dispatcher import Dispatcher
+from freddy_tasks.embedded import EmbeddedServer
+from freddy_tasks.runtime import Runtime, build
+from freddy_tasks.settings import Settings
+
+
+class Watched(Dispatcher):
+    """Tells when it has looked into the waiting room and is about to sleep."""
+
+    def __init__(self, app: Celery, runtime: Runtime) -> None:
+        super().__init__(app, runtime, "watched@here")
+        self.looked = threading.Event()
+
+    def dispatch(self) -> float:
+        """Look once."""
+        pause = super().dispatch()
+        self.looked.set()
+        return pause
+
+
+@pytest.fixture
+def dispatcher(valkey: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """One with nothing to do for ten minutes."""
+    monkeypatch.setattr(module, "LONGEST_SLEEP", 600.0)
+    app = Celery("idle", broker=valkey.url, backend=valkey.url, set_as_current=False)
+    return Watched(app, build(app, settings))
+
+
+def running() -> bool:
+    """Whether a dispatcher's thread is alive, of those that sleep for minutes."""
+    return any(
+        thread.name == "freddy-dispatcher" and thread not in BEFORE for thread in threading.enumerate()
+    )
+
+
+BEFORE: set[threading.Thread] = set()
+
+
+@pytest.mark.parametrize("run", range(5))
+def test_a_stop_wakes_a_sleeping_dispatcher(dispatcher: Watched, run: int) -> None:
+    """It does not sleep on to the next look."""
+    BEFORE.update(threading.enumerate())
+    dispatcher.start()
+    wait_for(dispatcher.looked.is_set)
+    started = running()
+    dispatcher.stop(timeout=30.0)
+
+    assert started
+    assert not running()
+
+
+def test_a_stop_needs_no_server(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the state server is away the thread waits for its stop alone."""
+    monkeypatch.setattr(module, "FIRST_PAUSE", 600.0)
+    with EmbeddedServer() as server:
+        app = Celery("idle", broker=server.url, backend=server.url, set_as_current=False)
+        idle = Watched(app, build(app, settings))
+    BEFORE.update(threading.enumerate())
+    idle.start()
+    started = running()
+    idle.stop(timeout=30.0)
+
+    assert started
+    assert not running()
