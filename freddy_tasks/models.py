@@ -126,6 +126,7 @@ class Job:
     expected: float | None = None  # the caller's estimate of the whole, in seconds
     lane: Lane = Lane.NORMAL
     return_exceptions: bool = False
+    unknown_word: str = ""  # the last status seen that is none of ours, as the API spelled it
     polls: int = 0  # looks that brought an answer
     failures: int = 0  # calls that failed in a row
     unknown_submits: int = 0  # submits of which nobody knows whether they were accepted

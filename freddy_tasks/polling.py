@@ -20,6 +20,7 @@ from .errors import (
     ServiceUnavailable,
 )
 from .models import CallFailed, FailureKind, Job, Response, Seen, Status
+from .redaction import one_word
 from .retries import backoff
 from .schedules import Schedule, Wait, jittered
 
@@ -196,10 +197,11 @@ def unsent(job: Job) -> Fail:
 
 
 def _observed(job: Job, seen: Response, now: float) -> Job:
-    running = seen.status is Status.IN_PROGRESS
+    running, unknown = seen.status is Status.IN_PROGRESS, seen.status is Status.UNKNOWN
     return replace(
         job,
-        status=job.status if seen.status is Status.UNKNOWN else seen.status,
+        status=job.status if unknown else seen.status,
+        unknown_word=one_word(seen.word) or "several words" if unknown else job.unknown_word,
         failures=0,
         missing_since=None,
         started_at=now if running and job.started_at is None else job.started_at,

@@ -32,11 +32,15 @@ _TASK = Task[Any, Any]
 
 
 class Parked(Ignore):
-    """The task ends here and goes on later under its own id; `text` is what monitors show meanwhile."""
+    """The task ends here and goes on later under its own id; `text` is what monitors show meanwhile.
 
-    def __init__(self, text: str = "") -> None:
-        super().__init__(text)
+    `due` is the moment of the next look, in Unix seconds; None when nobody knows it.
+    """
+
+    def __init__(self, text: str = "", due: float | None = None) -> None:
+        super().__init__(text, due)
         self.text = text
+        self.due = due
 
 
 def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> Any:
@@ -205,6 +209,11 @@ def _id(task: _TASK) -> str:
 
 
 def _carry_out(runtime: Runtime, task: _TASK, held: Held, decision: Decision) -> Any:
+    job = decision.job
+    if job.unknown_word != held.job.unknown_word:
+        logger.warning(
+            "Response %s has a status that this version does not know: %s", job.response_id, job.unknown_word
+        )
     match decision:
         case PollAgain(job, delay):
             return _park(runtime, task, held, Phase.WAITING, job, delay)
@@ -229,7 +238,7 @@ def _park(runtime: Runtime, task: _TASK, held: Held, phase: Phase, job: Job, del
         if shown:
             _show_end(task, held, parked)
         raise Ignore
-    raise Parked(f"{job.status.value}, poll {job.polls}, next in {delay:.0f} s")
+    raise Parked(f"{job.status.value}, poll {job.polls}, next in {delay:.0f} s", parked.due)
 
 
 def _settle(

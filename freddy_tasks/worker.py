@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # missing in the stubs
@@ -56,7 +57,7 @@ class HopRequest(Request):
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
         if isinstance(error, Parked):
-            self.send_event("task-polling", result=error.text)
+            self.send_event("task-polling", result=error.text, eta=_iso(error.due))
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
 
@@ -141,6 +142,11 @@ def _without_arguments(record: logging.LogRecord) -> bool:
     if isinstance(record.args, tuple) and any(str(shown).startswith(f"('{TASKS}") for shown in record.args):
         record.args = (record.args[0], *[HIDDEN] * (len(record.args) - 1))
     return True
+
+
+def _iso(moment: float | None) -> str | None:
+    """As Celery spells the `eta` of an event."""
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
 
 
 def _revoked() -> Iterable[str]:

@@ -159,6 +159,17 @@ def test_an_unknown_word_leaves_the_last_known_status() -> None:
     assert decision.job.status is Status.IN_PROGRESS
 
 
+def test_an_unknown_word_is_kept_until_the_next_one() -> None:
+    """So that it is told once, whichever process sees it again; and no sentence is kept, nor a known word."""
+    first = look(seen(Status.UNKNOWN, word="pondering"), job())
+    known = look(seen(Status.QUEUED), first.job)
+    sentence = look(seen(Status.UNKNOWN, word="about the whales"), known.job)
+
+    assert first.job.unknown_word == "pondering"
+    assert known.job.unknown_word == "pondering"
+    assert sentence.job.unknown_word == "several words"
+
+
 def test_the_start_is_remembered_when_the_status_goes_backwards() -> None:
     """First seen running is kept: `in_progress` may be followed by `queued`."""
     running = look(seen(Status.IN_PROGRESS, progress=0.3))
