@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from freddy_tasks.cli import freddy_tasks
 from freddy_tasks.cli.exits import DONE, FAILED, USAGE
 
+DOCS = Path(__file__).parents[2] / "docs" / "polling.md"
 FEW = ("--responses", "200", "--plan", "unlimited")
 
 
@@ -217,3 +219,15 @@ def test_the_plot_names_its_axes_units_and_policies(tmp_path: Path) -> None:
         "200 responses, lognormal:90,0.5; no limit",
     ):
         assert text in drawn
+
+
+def test_the_documentation_shows_what_the_command_prints() -> None:
+    """The command of `docs/polling.md`, run as it stands there."""
+    section = DOCS.read_text().partition("## Try it on your own durations")[2]
+    command = re.search(r"^    freddy-tasks simulate (.*)$", section, re.MULTILINE)
+    shown = re.search(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert command
+    assert shown
+    printed = run(*command[1].split()).stdout
+
+    assert [line.rstrip() for line in printed.splitlines()] == shown[1].splitlines()
