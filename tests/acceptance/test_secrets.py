@@ -172,6 +172,7 @@ class Day:
             "FREDDY_PLAN": "unlimited",
             "FREDDY_TIERS": "inf:0.2",
             "FREDDY_LEASE": "2",
+            "FREDDY_READ_TIMEOUT": "1.2",
             "FREDDY_MISSING_GRACE": "0.2",
         }
         self.directory = directory
@@ -182,10 +183,10 @@ class Day:
 
     def live(self) -> Evidence:
         """From the start of a worker to its end."""
-        misled = self.worker("misled", {"FREDDY_TIMEOUT": KEY})
         worker = self.worker("worker", {})
         try:
             worker.ready()
+            misled = self.worker("misled", {"FREDDY_TIMEOUT": KEY})
             self.looks_fail()
             self.submits_fail()
             self.requests_hang()
@@ -198,7 +199,8 @@ class Day:
             self.seen.left = self.read_everything()
         finally:
             for process in (*self.started, *self.commands):
-                process.teardown()
+                if process.status == "running":
+                    process.kill()
         self.seen.logs |= {process.log.stem: process.logs() for process in (*self.started, *self.commands)}
         return self.seen
 
@@ -212,7 +214,7 @@ class Day:
     def submit(self, name: str, **options: Any) -> AsyncResult[Any]:
         """A prompt under way; its end is waited for with the others'."""
         calls = {key: options.pop(key) for key in list(options) if key in ("time_limit", "countdown")}
-        result = process_ai_response.apply_async((PROMPT,), {"timeout": 1.5, **options}, **calls)
+        result = process_ai_response.apply_async((PROMPT,), {"timeout": 1.0, **options}, **calls)
         self.open[name] = result
         return result
 
