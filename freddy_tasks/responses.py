@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from celery import Task, states
+from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
@@ -258,12 +259,39 @@ def _hand_over(runtime: Runtime, task: _TASK, held: Held) -> Any:
     if state == states.FAILURE and "result" in outcome and held.now < held.job.deadline + HAND_OVER_TIME:
         # A time limit, or a callback that could not be published: an answer that is paid for outlives both.
         return _return(task, outcome)
-    if state == states.SUCCESS and "result" in outcome:
+    under_way = _body_is_under_way(task)
+    if state == states.SUCCESS and "result" in outcome and not under_way:
         task.backend.mark_as_done(held.task_id, outcome["result"], task.request, store_result=False)
     elif state == states.FAILURE and "error" in outcome:
         _fail_again(task, held.task_id, _error_of(outcome))
+    if not under_way and _body_is_claimed(task):
+        raise Ignore  # perhaps by the hop that died: its claim runs out, and the lease brings another
     _write(runtime.ledger.close, held.task_id, held.generation)
     raise Ignore
+
+
+def _body_is_under_way(task: _TASK) -> bool:
+    """True when the body of the task's chord has left a state: to count for it again might start another."""
+    chord: Any = task.request.chord or {}
+    body = (chord.get("options") or {}).get("task_id")
+    return bool(body) and _state_of(task, str(body)) != states.PENDING
+
+
+def _body_is_claimed(task: _TASK) -> bool:
+    """True while a worker has reserved, and not confirmed, the start of the body of the task's chord.
+
+    `RedisBackend.on_chord_part_return` (5.7) lets one worker start it, and all others pass by for some
+    twenty seconds, whether that one lives or not.
+    """
+    backend, group = task.backend, task.request.group
+    if not (task.request.chord and group and isinstance(backend, RedisBackend)):
+        return False
+    try:
+        claim = backend.client.get(backend.get_key_for_group(group, ".c"))
+    except RedisError as error:
+        logger.warning("Result backend away; task %s comes back: %s", _id(task), type(error).__name__)
+        return True
+    return claim not in {None, b"done", "done"}
 
 
 def _fail_again(task: _TASK, task_id: str, error: FreddyError) -> None:

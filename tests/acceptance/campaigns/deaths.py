@@ -12,6 +12,7 @@ from campaigns.stage import Plan, Stage
 from freddy_tasks.emulator import Constant, Options
 
 LEASE = "1"  # second
+CLAIM = 30.0  # seconds, at most, for which Celery lets nobody but a dead worker start the body of a chord
 SINGLES, MEMBERS = 1, 3
 
 
@@ -84,7 +85,7 @@ def _die_at(stage: Stage, point: str) -> tuple[Row, list[str]]:
         point, [f"{point} member {number}" for number in range(MEMBERS)]
     )
     how = "lease"
-    if not stage.wait(8.0, open_before) and set(stage.unbegun()) & set(ids):
+    if not stage.wait(CLAIM if point.startswith("body") else 8.0, open_before) and set(stage.unbegun()) & set(ids):
         how = "visibility timeout"
         hour = stage.hire("hour", SURVIVE_VISIBILITY_TIMEOUT="1")
         stage.wait(8.0, open_before)
