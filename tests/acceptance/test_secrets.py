@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ KEY = "oak_zorilla-one-zorilla-two-zorilla"
 PROMPT = "quagga kraal quagga veldt quagga karoo quagga drift quagga"
 ANSWER = "okapi lianas okapi Ituri okapi canopy okapi"
 RESULTS = ("celery-task-meta-", "celery-taskset-meta-")  # keys of the result backend
+STRANGER = "bongo"  # prompt of a program without this package, which hides nothing
 KEY_MARK, PROMPT_MARK, ANSWER_MARK = "zorilla", "quagga", "okapi"
 
 LOOKS = (  # what goes wrong at a poll, each for a response of its own
@@ -254,13 +256,14 @@ class Day:
         """Time limits hit, and somebody asks what the worker is about."""
         self.api.set_faults(["hang_after@method=POST"])
         for number in range(2):
-            self.submit(f"time limit {number}", time_limit=1)
-        for number in range(3):
+            self.submit(f"time limit {number}", time_limit=0.5)
+        for number in range(5):
             self.submit(f"hang {number}")
         later = self.submit("later", countdown=60)
-        wait_for(lambda: self.ask("active") and self.ask("reserved") and self.ask("scheduled"))
+        for question in ("reserved", "active", "scheduled"):
+            wait_for(partial(self.ask, question))
         self.app.control.revoke(later.id)
-        wait_for(lambda: self.ask("revoked"))
+        wait_for(partial(self.ask, "revoked"))
         del self.open["later"]
         self.gather()
 
@@ -290,6 +293,7 @@ class Day:
 
     def batches_end(self) -> None:
         """With every answer, and with none."""
+        self.open["a stranger"] = self.app.send_task(SUBMIT, [STRANGER])
         for fault in ("delay=0", "failed=echo"):
             self.api.set_faults([fault])
             if fault == "failed=echo":
@@ -297,6 +301,7 @@ class Day:
             batch = process_batch([PROMPT, PROMPT], timeout=5)
             self.seen.returned[f"batch {fault}"] = batch.get(DEADLINE).to_result()
             self.told(f"batch {fault}", repr(batch))
+        self.gather()
 
     def command(self, *arguments: str) -> None:
         """Start one of our commands; what it prints on either output is kept."""
@@ -487,6 +492,15 @@ def test_the_answer_is_in_results_alone(seen: Evidence) -> None:
     left = {key: value for key, value in seen.left.items() if not key.startswith(RESULTS)}
 
     assert where(texts_of(seen) | sent | left, ANSWER_MARK) == {}
+
+
+def test_a_worker_shows_no_prompt_that_its_sender_did_not_hide(seen: Evidence) -> None:
+    """Not in its log at DEBUG level, nor in its events; the sender's own event is the sender's."""
+    told = {str(number): str(event) for number, event in enumerate(events(seen.commands))}
+    senders = {name for name, event in told.items() if "'task-sent'" in event}
+
+    assert where(told, STRANGER).keys() <= senders
+    assert where(texts_of(seen), STRANGER) == {}
 
 
 def test_no_object_shows_a_secret() -> None:
