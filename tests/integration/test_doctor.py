@@ -15,6 +15,7 @@ import pytest
 import redis
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from logs import logged
 from pydantic import SecretStr
 from shop import wait_for
 
@@ -310,24 +311,22 @@ def test_an_app_that_cannot_be_loaded_is_a_usage_error(
     assert "Traceback" not in done.stderr
 
 
-def test_a_worker_logs_what_is_unsafe_when_it_starts(
-    careless: EmbeddedServer, api: Emulator, caplog: pytest.LogCaptureFixture
-) -> None:
+def names(records: list[logging.LogRecord]) -> list[str]:
+    """Which findings were logged."""
+    return sorted(record.getMessage().partition(":")[0] for record in records)
+
+
+def test_a_worker_logs_what_is_unsafe_when_it_starts(careless: EmbeddedServer, api: Emulator) -> None:
     """Of its settings and its state server, each once; the start does not wait for it."""
     app = an_app(careless.url, result_expires=600)
     use(app, build(app, Settings(api_key=SecretStr(api.key), base_url=api.url)))
-    logger = logging.getLogger("freddy_tasks.doctor")
-    logger.addHandler(caplog.handler)  # Celery takes the root's away
-    try:
-        with start_worker(
-            app, pool="solo", loglevel="WARNING", perform_ping_check=False, shutdown_timeout=30.0
-        ):
-            wait_for(lambda: "state_memory" in caplog.text)
-    finally:
-        logger.removeHandler(caplog.handler)
-    logged = [record.getMessage().partition(":")[0] for record in caplog.records]
+    with (
+        logged("freddy_tasks.doctor") as records,
+        start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30.0),
+    ):
+        wait_for(lambda: "state_memory" in names(records))
 
-    assert sorted(logged) == [
+    assert names(records) == [
         "chord_expires",
         "consumer",
         "result_expires",
@@ -337,27 +336,24 @@ def test_a_worker_logs_what_is_unsafe_when_it_starts(
     ]
 
 
-def test_a_greenlet_worker_without_a_long_poll_logs_it(
-    valkey: EmbeddedServer, api: Emulator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_greenlet_worker_without_a_long_poll_logs_it(valkey: EmbeddedServer, api: Emulator) -> None:
     """Only the worker itself knows its pool and its consumer."""
     app = an_app(valkey.url)
     runtime = build(app, Settings(api_key=SecretStr(api.key), base_url=api.url))
-    with caplog.at_level(logging.WARNING, "freddy_tasks.doctor"):
+    with logged("freddy_tasks.doctor") as records:
         examine_worker(app, runtime, "celery.concurrency.gevent", "celery.worker.consumer:Consumer")
-        wait_for(lambda: "pool: " in caplog.text)
+        wait_for(lambda: "pool" in names(records))
 
-    assert "never takes back" in caplog.text
+    assert [record.levelno for record in records if names([record]) == ["pool"]] == [logging.ERROR]
 
 
-def test_an_examination_that_fails_only_says_so(
-    valkey: EmbeddedServer, api: Emulator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_examination_that_fails_only_says_so(valkey: EmbeddedServer, api: Emulator) -> None:
     """Settings of no known form must not end a worker."""
     app = an_app(valkey.url, result_expires="soon")
     runtime = build(app, Settings(api_key=SecretStr(api.key), base_url=api.url))
-    with caplog.at_level(logging.WARNING, "freddy_tasks.doctor"):
+    with logged("freddy_tasks.doctor") as records:
         examine_worker(app, runtime, "celery.concurrency.thread", SURVIVOR)
-        wait_for(lambda: "could not be examined" in caplog.text)
+        wait_for(lambda: records)
 
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert [record.levelno for record in records] == [logging.WARNING]
+    assert "freddy-tasks doctor" in records[0].getMessage()
