@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from freddy_tasks import doctor
 from freddy_tasks.doctor import Severity, has_errors
 from freddy_tasks.doctor.api import judge_api, judge_api_clock
 from freddy_tasks.doctor.app import AppFacts, LateTask, judge_app, judge_pool
@@ -337,3 +341,32 @@ def test_errors_decide_and_warnings_do_not() -> None:
     assert has_errors([fine("a", "b"), error("c", "d", "e")])
     assert not has_errors([fine("a", "b"), warning("c", "d", "e")])
     assert not has_errors([])
+
+
+def test_the_manual_names_every_check() -> None:
+    """In its table, and none that there is not."""
+    manual = Path(__file__).parents[2] / "docs" / "operations.md"
+    section = manual.read_text().partition("## Checking it")[2].partition("\n## ")[0]
+    told = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+    assert sorted(told) == sorted(check_names())
+
+
+def check_names() -> set[str]:
+    """What stands for `name` wherever a finding is made: the first argument, or a local of that name."""
+    names = set()
+    for path in Path(doctor.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Name("error" | "warning" | "fine"), args=[ast.Constant(str(name)), *_]
+                ):
+                    names.add(name)
+                case ast.Assign(targets=[ast.Name("name")], value=ast.Constant(str(name))):
+                    names.add(name)
+                case ast.Assign(
+                    targets=[ast.Tuple([ast.Name("name"), *_])],
+                    value=ast.Tuple([ast.Constant(str(name)), *_]),
+                ):
+                    names.add(name)
+    return names
