@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, Self
 from urllib.parse import quote, urlsplit
@@ -166,6 +167,7 @@ def _common_headers() -> dict[str, str]:
     }
 
 
+@cache
 def _version() -> str:
     try:
         return version("freddy-tasks")

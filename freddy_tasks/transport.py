@@ -259,19 +259,25 @@ class _Adapter(HTTPAdapter):
 
 
 class _Session(requests.Session):
-    """A session that keeps no cookies, and looks at no redirect.
+    """A session with one server: it keeps no cookies, looks at no redirect, and asks for proxies once.
 
-    Even when told not to follow one, `requests` 2.34 reads its body, whatever its size, to prepare the next
-    request.
+    Even when told not to follow a redirect, `requests` 2.34 reads its body, whatever its size, to prepare the
+    next request. And it goes through the environment, for proxies and certificates, at each request.
     """
 
     def __init__(self, read_timeout: float) -> None:
         super().__init__()
+        self._merged: Any = None
         self.allowance = _Allowance(read_timeout)
         self.headers.clear()
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("http://", "https://"):
             self.mount(scheme, _Adapter(self.allowance))
+
+    def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
+        if self._merged is None:
+            self._merged = super().merge_environment_settings(*args, **kwargs)
+        return self._merged
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
         return None
