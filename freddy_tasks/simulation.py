@@ -135,6 +135,11 @@ class _Bucket:
         self.slots[-1][1] += 1
         self.spent += 1
 
+    def may_submit(self, in_flight: int) -> bool:
+        """Return False where the day's last requests are needed to look at what is in flight."""
+        per_day = self.limit.per_day
+        return not per_day or not in_flight or per_day - self.spent > in_flight + 1
+
     def left_today(self) -> float:
         """Return the share of the day's requests that is left."""
         return 1.0 - self.spent / self.limit.per_day if self.limit.per_day else 1.0
@@ -178,7 +183,8 @@ class _Run:
 
     def step(self) -> bool:
         """Send the next request; False when none is left."""
-        moments = [self.arrivals[0][1]] if self.arrivals else []
+        free = self.bucket.may_submit(len(self.parked) + len(self.due))
+        moments = [self.arrivals[0][1]] if self.arrivals and free else []
         moments += [self.now] if self.due else [self.parked[0][0]] if self.parked else []
         if not moments:
             return False
@@ -187,7 +193,7 @@ class _Run:
         self._advance(self.bucket.ready_at(self.now))
         self.bucket.take(self.now)
         self.sent.append(self.now)
-        may_submit = bool(self.arrivals) and self.arrivals[0][1] <= self.now
+        may_submit = free and bool(self.arrivals) and self.arrivals[0][1] <= self.now
         if may_submit and (self.submits_turn or not self.due):
             self._submit(self.arrivals.popleft()[0])
         else:

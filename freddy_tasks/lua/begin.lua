@@ -14,7 +14,7 @@ end
 
 local ahead = redis.call('ZCARD', READY.look) > 0
   or redis.call('ZCOUNT', READY.submit, '-inf', lane * 1e11 + now) > 0
-local granted = budget_room() >= 1 and not (is_limited() and ahead)
+local granted = budget_room() >= 1 and may_submit(0) and not (is_limited() and ahead)
 local deadline = now + ((whole or granted) and timeout or admission)
 redis.call('HSET', key, 'phase', granted and 'sent' or 'queued', 'generation', 1, 'holder', 'claimed',
   'body', ARGV[7], 'options', ARGV[8], 'job', ARGV[9], 'lane', lane, 'timeout', timeout,

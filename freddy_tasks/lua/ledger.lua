@@ -55,6 +55,13 @@ local function line_up(id, phase, lane, deadline)
   keep(id, deadline)
 end
 
+-- May a submit leave, after `taken` more requests? The last of the day are for those in flight: each needs a look
+-- yet, and a submit that took it would wait a day for its own.
+local function may_submit(taken)
+  local in_flight = redis.call('ZCARD', DUE) - redis.call('ZCARD', READY.submit)
+  return per_day == 0 or in_flight <= 0 or per_day - spent_today - taken > in_flight + 1
+end
+
 -- Does the caller hold this job? Answers nil, or why not.
 local function refusal(id, generation)
   local state = redis.call('HMGET', key_of(id), 'generation', 'holder', 'phase')

@@ -37,12 +37,13 @@ end
 -- Polls and submits take turns: a response needs one of each, and neither may starve the other.
 local room, taken, turn = budget_room(), 0, redis.call('HGET', KEYS[1], 'turn') or 'look'
 while room - taken >= 1 and #released < most do
-  local line = READY[turn]
   local other = turn == 'look' and 'submit' or 'look'
-  local id = redis.call('ZRANGE', line, 0, 0)[1]
-  if not id then
-    line = READY[other]
-    id = redis.call('ZRANGE', line, 0, 0)[1]
+  local id, line
+  for _, kind in ipairs({ turn, other }) do
+    if not id and (kind == 'look' or may_submit(taken)) then
+      line = READY[kind]
+      id = redis.call('ZRANGE', line, 0, 0)[1]
+    end
   end
   if not id then break end
   redis.call('ZREM', line, id)
@@ -59,6 +60,8 @@ local first = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]
 local wait = first and tonumber(first) - now or -1
 if waiting > 0 then
   local turn_in = budget_wait()
+  local withheld = redis.call('ZCARD', READY.look) == 0 and not may_submit(0)
+  if withheld then turn_in = math.max(turn_in, (slot + 1) * SLOT - now) end
   wait = wait < 0 and turn_in or math.min(wait, turn_in)
 end
 return { seconds(now), tostring(wait), waiting, released }

@@ -117,10 +117,13 @@ def test_what_the_server_has_left_is_the_most_that_leaves(ledger: Ledger) -> Non
 def test_the_day_is_counted_over_24_hours(state: redis.Redis, prefix: str) -> None:
     """A spent day is no failure: the rest waits for the hour that expires."""
     ledger = Ledger(state, prefix, Budget.of(prefix, 0, 3, 0))
-    granted = [begin(ledger, f"t{n}") for n in range(5)]
+    granted = begin(ledger, "t")
+    state.hset(ledger.budget.keys[1], state.time()[0] // 900, 3)
+    state.hdel(ledger.budget.keys[0], "slot")  # so that the day is counted anew
+    refused = begin(ledger, "later")
     popped = ledger.pop()
 
-    assert granted == [True] * 3 + [False] * 2
+    assert (granted, refused) == (True, False)
     assert popped.hops == ()
     assert popped.wait is not None
     assert popped.wait > 0
@@ -135,3 +138,27 @@ def test_two_keys_have_two_budgets_and_one_key_has_one(state: redis.Redis, prefi
 
     assert [begin(one, "a"), begin(same, "b"), begin(other, "c")] == [True, False, True]
     assert not [key for key in state.scan_iter("*") if "secret" in key]
+
+
+def test_the_last_requests_of_a_day_are_for_looks(state: redis.Redis, prefix: str) -> None:
+    """Three in flight and four requests left: another submit would leave one without a look."""
+    ledger = Ledger(state, prefix, Budget.of(prefix, 0, 7, 7))
+    for n in range(3):
+        held = ledger.begin(f"w{n}", Job(deadline=0, model="m"), body={}, options={}, timeout=99, whole=False)
+        assert isinstance(held, Held)
+        ledger.park(held, Phase.WAITING, held.job, 0.0)
+    granted = begin(ledger, "s")
+    popped = ledger.pop()
+
+    assert not granted
+    assert [hop.phase for hop in popped.hops] == [Phase.WAITING] * 3
+    assert popped.lined_up == 1
+    assert popped.wait is not None
+    assert popped.wait > 0.0
+
+
+def test_a_day_of_one_request_is_not_withheld_from_an_idle_app(state: redis.Redis, prefix: str) -> None:
+    """Nothing in flight needs it."""
+    ledger = Ledger(state, prefix, Budget.of(prefix, 0, 1, 1))
+
+    assert begin(ledger, "s")

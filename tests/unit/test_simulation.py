@@ -209,3 +209,14 @@ def test_no_limit_is_an_infinite_rate():
     """0 stands for none."""
     assert Limit().rate == math.inf
     assert Limit(per_minute=90).rate == 1.5
+
+
+def test_no_response_waits_a_day_for_its_look() -> None:
+    """The last requests of a day go to what is in flight: where one look is enough, nobody is late."""
+    limit = Limit(per_minute=100, per_day=400, at_once=20)
+    result = run("fixed:600", [300.0] * 500, limit=limit, timeout=1e6)
+
+    assert result.polls == 1.0
+    assert result.seconds > 86_400.0
+    assert result.lag_p95 < 1_800.0
+    assert result.busiest_day == 400
