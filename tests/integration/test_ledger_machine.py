@@ -121,6 +121,31 @@ class LedgerMachine(RuleBasedStateMachine):
         """True when the plan has a limit."""
         return self.tokens is not None or bool(self.per_day)
 
+    def may_submit(self, in_flight: int, left: float) -> bool:
+        """False where the day's last requests are for looks at what is in flight."""
+        return not self.per_day or in_flight == 0 or left > in_flight + 1
+
+    def in_flight(self, lined_up: set[str]) -> int:
+        """Jobs that will need a look, all but submits that wait in line."""
+        submits = {name for name in lined_up if self.model[name].line == "submit"}
+        return sum(entry.phase in OPEN for entry in self.model.values()) - len(submits)
+
+    def leaving(self, lined_up: set[str], most: int, turn: str) -> int:
+        """How many of the line leave at once: submits and looks in turns, while they may."""
+        waiting = Counter(self.model[name].line for name in lined_up)
+        in_flight, left = self.in_flight(lined_up), self.per_day - self.spent
+        gone = 0
+        while gone < min(self.room, most):
+            other = "submit" if turn == "look" else "look"
+            may = {"look": True, "submit": self.may_submit(in_flight, left - gone)}
+            kind = next((kind for kind in (turn, other) if waiting[kind] and may[kind]), None)
+            if kind is None:
+                break
+            waiting[kind] -= 1
+            in_flight += kind == "submit"
+            gone, turn = gone + 1, other
+        return gone
+
     def pay(self) -> None:
         """Take one request."""
         if self.tokens is not None:
@@ -166,7 +191,9 @@ class LedgerMachine(RuleBasedStateMachine):
             entry.lined_up and (entry.line == "look" or RANKS[entry.lane] <= RANKS[lane])
             for entry in self.model.values()
         )
-        granted = self.room >= 1 and not (self.limited and ahead)
+        lined_up = {name for name, entry in self.model.items() if entry.lined_up}
+        may = self.may_submit(self.in_flight(lined_up), self.per_day - self.spent)
+        granted = self.room >= 1 and may and not (self.limited and ahead)
         answer = self.calling(twice).begin(
             task_id,
             Job(deadline=0.0, model="m", lane=lane),
@@ -319,6 +346,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for task_id in self.model:
                 self.ring(task_id)
         due = {name for name, entry in self.model.items() if entry.ringing}
+        turn = self.server.hget(self.budget.keys[0], "turn") or "look"
         popped = self.calling(False).pop(most)
         seen = due if len(due) <= most else self.due_that_moved(due)
         assert len(seen) == min(len(due), most)
@@ -337,7 +365,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert expected <= set(released)
         assert len(released) == len(set(released))
         assert set(from_line) <= lined_up
-        assert len(from_line) == min(len(lined_up), self.room, max(0, most - len(expected)))
+        assert len(from_line) == self.leaving(lined_up, max(0, most - len(expected)), turn)
         for hop in popped.hops:
             entry = self.model[hop.task_id]
             assert hop.phase is entry.phase
