@@ -134,7 +134,7 @@ def state_facts(client: redis.Redis, origin: str) -> StateFacts:
 def worker_facts(app: Celery) -> tuple[WorkerFacts, ...]:
     """The workers that answer within a second. Raises what the broker's transport raises when it is away."""
     options = (
-        {"socket_connect_timeout": CONNECT_TIMEOUT} if is_redis(_first(app.conf.broker_read_url)) else {}
+        {"socket_connect_timeout": CONNECT_TIMEOUT} if is_redis(_first(app.conf.broker_write_url)) else {}
     )
     with app.connection_for_write(transport_options=options) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=round(CONNECT_TIMEOUT))
@@ -160,7 +160,7 @@ def _secrets(app: Celery, settings: Settings) -> Iterator[str]:
     conf = app.conf
     own = settings.state_url.get_secret_value() if settings.state_url else ""
     for value in (own, conf.broker_url, conf.broker_read_url, conf.broker_write_url, conf.result_backend):
-        for address in _first(value, all_=True).split(";"):
+        for address in _addresses(value):
             try:
                 password = urlsplit(address).password
             except ValueError:  # no address at all: nothing of it may be shown
@@ -216,9 +216,12 @@ def _scheme(url: str) -> str:
     return url.partition("://")[0]
 
 
-def _first(value: object, *, all_: bool = False) -> str:
-    """An address of Celery's, which may be one of several."""
+def _first(value: object) -> str:
+    return next(iter(_addresses(value)), "")
+
+
+def _addresses(value: object) -> list[str]:
+    """Each of an address of Celery's, which may be several: in a list, or with semicolons between."""
     if isinstance(value, str):
-        return value
-    addresses = [each for each in value if isinstance(each, str)] if isinstance(value, list | tuple) else []
-    return ";".join(addresses) if all_ else next(iter(addresses), "")
+        return value.split(";")
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list | tuple) else []

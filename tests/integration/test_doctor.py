@@ -20,10 +20,10 @@ from pydantic import SecretStr
 from shop import wait_for
 
 from freddy_tasks import processes
-from freddy_tasks.doctor import Finding, Severity, examine, examine_worker
+from freddy_tasks.doctor import Finding, Severity, examine, examine_worker, gathering
 from freddy_tasks.doctor.versions import SURVIVOR
 from freddy_tasks.embedded import EmbeddedServer
-from freddy_tasks.emulator import Emulator, Options
+from freddy_tasks.emulator import Emulator, Fault, Options
 from freddy_tasks.runtime import build, use
 from freddy_tasks.settings import Settings
 
@@ -59,6 +59,12 @@ def environment(api: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings that are right."""
     monkeypatch.setenv("FREDDY_API_KEY", api.key)
     monkeypatch.setenv("FREDDY_BASE_URL", api.url)
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process; the command in another one waits as long as it does."""
+    monkeypatch.setattr(gathering, "INSPECT_TIMEOUT", 0.05)
 
 
 def an_app(url: str, **conf: Any) -> Celery:
@@ -204,6 +210,56 @@ def test_a_wrong_key_is_told_without_it(valkey: EmbeddedServer, monkeypatch: pyt
     assert findings["api"].severity is ERROR
     assert "FREDDY_API_KEY" in findings["api"].remedy
     assert KEY not in str(findings)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "severity", "told"),
+    [
+        (Options(profile="current"), "api", ERROR, "no such route"),
+        (Options(faults=(Fault.parse("route_404"),)), "api", ERROR, "no such route"),
+        (Options(faults=(Fault.parse("html=404"),)), "api", WARNING, "not the API's"),
+        (Options(faults=(Fault.parse("status=503"),)), "api", WARNING, "HTTP 503"),
+        (Options(faults=(Fault.parse("429=spend"),)), "api", ERROR, "spending cap"),
+        (Options(faults=(Fault.parse("skew=-3600"),)), "api_clock", WARNING, "s behind this machine"),
+    ],
+    ids=["today's", "no route", "another server", "unavailable", "spending cap", "clock"],
+)
+def test_what_is_wrong_with_an_api_is_found_out(
+    valkey: EmbeddedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    options: Options,
+    name: str,
+    severity: Severity,
+    told: str,
+) -> None:
+    """From its one reply."""
+    with Emulator(options) as other:
+        monkeypatch.setenv("FREDDY_API_KEY", other.key)
+        monkeypatch.setenv("FREDDY_BASE_URL", other.url)
+        findings = found(an_app(valkey.url), online=True)
+
+    assert findings[name].severity is severity
+    assert told in findings[name].message + findings[name].remedy
+
+
+def test_our_own_app_with_a_worker_has_nothing_to_remedy(
+    valkey: EmbeddedServer, api: Emulator, tmp_path: Path
+) -> None:
+    """What the command line, the Procfile and the compose file run passes every check."""
+    url = f"{valkey.url}?virtual_host=5"
+    environ = {**environment_of(api), "CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
+    log = tmp_path / "worker.log"
+    worker = processes.start([sys.executable, "-m", "freddy_tasks", "worker"], log, environ)
+    try:
+        wait_for(lambda: "ready." in log.read_text())
+        done = run(tmp_path, environ)
+    finally:
+        processes.stop(worker, 10.0)
+
+    assert "0 errors, 0 warnings" in done.stdout
+    assert "Every worker dispatches" in done.stdout
+    assert done.returncode == 0
+    assert "Set " not in log.read_text()  # no remedy was logged
 
 
 PATIENT = """
