@@ -15,11 +15,16 @@ from celery.app import task as celery_task
 from celery.app.task import Context
 from kombu import Producer, Queue
 
+from .connections import is_redis
+from .models import Lane
+
 SUBMIT = "freddy_tasks.process_ai_response"
 POLL = "freddy_tasks.poll_response"
 CANCEL = "freddy_tasks.cancel_response"
 
 GENERATION_HEADER = "freddy_generation"
+YIELDS_HEADER = "freddy_yields"  # the priority is this message's alone: no later one has it
+BEHIND = 6  # priority, of 0 (first) to 9 on Redis: behind all that names none
 HIDDEN = "(…)"  # stands for arguments wherever Celery would show them
 _PUBLISH_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
@@ -36,7 +41,7 @@ def options_of(task: Task[Any, Any]) -> dict[str, Any]:
     headers = {
         name: value
         for name, value in (options.pop("headers", None) or {}).items()
-        if name != GENERATION_HEADER
+        if name not in {GENERATION_HEADER, YIELDS_HEADER}
     }
     delivery = request.delivery_info or {}
     options |= {
@@ -46,9 +51,26 @@ def options_of(task: Task[Any, Any]) -> dict[str, Any]:
         "exchange": delivery.get("exchange") or "",
         "routing_key": delivery.get("routing_key"),
     }
-    if delivery.get("priority") is not None:
+    if delivery.get("priority") is not None and not (request.headers or {}).get(YIELDS_HEADER):
         options["priority"] = delivery["priority"]
     return options
+
+
+def yielding(task: Task[Any, Any], lane: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The message options that let a submit of lane "batch" wait in the broker until all else is done.
+
+    Thousands of them come at once there; polls of those that were sent would queue behind, beyond their
+    lease, and so would the prompt of a person. Empty where a priority is chosen, or the broker is no Redis.
+    """
+    app = task.app
+    if lane != Lane.BATCH or not is_redis(str(app.conf.broker_write_url or app.conf.broker_url)):
+        return {}
+    if (
+        task.priority is not None
+        or {**app.amqp.router.route({}, SUBMIT), **options}.get("priority") is not None
+    ):
+        return {}
+    return {"priority": BEHIND, "headers": {**(options.get("headers") or {}), YIELDS_HEADER: True}}
 
 
 def generation_of(request: Context) -> int | None:

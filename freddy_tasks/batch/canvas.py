@@ -10,6 +10,7 @@ from celery import chord, group
 from celery.canvas import Signature
 
 from freddy_tasks import tasks as response_tasks
+from freddy_tasks.continuation import yielding
 from freddy_tasks.errors import InvalidRequest
 
 from .items import Item
@@ -57,7 +58,8 @@ def _members(call: Call, kept: Record, fails_fast: bool) -> Iterator[Signature[A
     for index, item in enumerate(call.items):
         options = {**call.options, **item.options, "return_exceptions": not fails_fast}
         member = response_tasks.process_ai_response.s(item.prompt, **options)
-        member.set(**call.group_options, task_id=kept.task_id(index))
+        yields = yielding(response_tasks.process_ai_response, options.get("lane"), call.group_options)
+        member.set(**{**call.group_options, **yields}, task_id=kept.task_id(index))
         if fails_fast:
             member.link_error(stop)
         yield member

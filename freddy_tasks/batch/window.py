@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 from kombu import Producer
 
-from freddy_tasks.continuation import HIDDEN, SUBMIT
+from freddy_tasks.continuation import HIDDEN, SUBMIT, yielding
 from freddy_tasks.errors import OutcomeUnknown
 from freddy_tasks.ledger import Ledger, Phase
 
@@ -129,7 +129,8 @@ class Window:
         message = self._app.amqp.create_task_message(
             task_id, SUBMIT, [item.prompt], kwargs, root_id=task_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN
         )
-        self._app.amqp.send_task_message(producer, SUBMIT, message, **route)
+        yields = yielding(self._app.tasks[SUBMIT], kwargs.get("lane"), {})
+        self._app.amqp.send_task_message(producer, SUBMIT, message, **{**route, **yields})
 
     def _known(self, task_ids: Sequence[str]) -> set[str]:
         """Those that need no message: the ledger has them, or they have ended."""

@@ -226,6 +226,20 @@ def test_group_options_reach_every_message(shop: Shop) -> None:
     assert shop.witness.hops(batch.task_ids[0])[0]["shadow"] == "ours"
 
 
+@pytest.mark.parametrize(("chosen", "first", "later"), [({}, 6, 0), ({"priority": 3}, 3, 3)])
+def test_prompts_wait_in_the_broker_behind_the_polls_of_others(
+    shop: Shop, chosen: dict[str, int], first: int, later: int
+) -> None:
+    """Unless a priority was chosen: then each message has it."""
+    batch = process_batch(["ants"], group_options=chosen)
+    batch.get(DEADLINE)
+
+    submit, *polls = shop.witness.hops(batch.task_ids[0])
+    assert submit["delivery_info"]["priority"] == first
+    assert polls
+    assert {poll["delivery_info"]["priority"] for poll in polls} == {later}
+
+
 def test_a_publish_that_breaks_off_leaves_nothing_behind(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in the queue already is cancelled before it can cost anything."""
     published = Producer.publish

@@ -10,14 +10,17 @@ from celery import Celery
 from celery.app.task import Context
 
 from freddy_tasks.continuation import (
+    BEHIND,
     GENERATION_HEADER,
     HIDDEN,
     POLL,
     SUBMIT,
+    YIELDS_HEADER,
     context_of,
     generation_of,
     options_of,
     publish,
+    yielding,
 )
 
 REQUEST: dict[str, Any] = {
@@ -62,6 +65,14 @@ def app() -> Celery:
     app.loader.import_default_modules()
     app.finalize()
     return app
+
+
+def task_of(broker: str, **settings: Any) -> Any:
+    app = Celery("yielding", broker=broker, include=["freddy_tasks.tasks"], set_as_current=False)
+    app.conf.update(settings)
+    app.loader.import_default_modules()
+    app.finalize()
+    return app.tasks[SUBMIT]
 
 
 def options(app: Celery, **changes: Any) -> dict[str, Any]:
@@ -131,6 +142,42 @@ def test_an_exchange_of_ones_own_is_published_to(app: Celery) -> None:
     assert str(properties["exchange"]).startswith("orders") or properties["exchange"] == "orders"
     assert properties["routing_key"] == "ai.urgent"
     assert properties.get("priority") is None
+
+
+def test_a_submit_that_yields_does_so_alone(app: Celery) -> None:
+    """What follows it is polled in time, however many prompts wait in the broker."""
+    kept = options(app, headers={"tenant": "x", YIELDS_HEADER: True})
+
+    assert kept["headers"] == {"tenant": "x"}
+    assert "priority" not in kept
+
+
+def test_batches_yield_on_redis_and_keep_other_headers() -> None:
+    """Low numbers go first there; elsewhere they might mean the opposite."""
+    given = {"headers": {"tenant": "x"}, "queue": "q"}
+
+    assert yielding(task_of("redis://"), "batch", given) == {
+        "priority": BEHIND,
+        "headers": {"tenant": "x", YIELDS_HEADER: True},
+    }
+    assert yielding(task_of("amqp://"), "batch", given) == {}
+
+
+@pytest.mark.parametrize(
+    ("lane", "given", "settings"),
+    [
+        ("normal", {}, {}),
+        (None, {}, {}),
+        ("batch", {"priority": 0}, {}),
+        ("batch", {}, {"task_default_priority": 3}),
+        ("batch", {}, {"task_routes": {SUBMIT: {"priority": 3}}}),
+    ],
+)
+def test_a_chosen_priority_and_other_lanes_stand(
+    lane: str | None, given: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Only a batch whose priority nobody chose gives way."""
+    assert yielding(task_of("redis://", **settings), lane, given) == {}
 
 
 @pytest.mark.parametrize("word", [True, False])
