@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from celery import Task, shared_task
+from celery.exceptions import Ignore
 
 from . import responses, worker
 from .continuation import CANCEL, HIDDEN, POLL, SUBMIT
@@ -102,14 +103,20 @@ def process_ai_response(
         return_exceptions=return_exceptions,
     )
     request = Request(prompt, job.model, fields)
-    result: dict[str, Any] = responses.submit(self, request, job, timeout)
+    try:
+        result: dict[str, Any] = responses.submit(self, request, job, timeout)
+    except Ignore as end:
+        raise _shallow(end) from None
     return result
 
 
 @_shared(POLL, after_return=_after_return)
 def poll_response(self: _TASK, generation: int) -> dict[str, Any]:
     """One look at a response, under the task id of its prompt; published by the waiting room."""
-    result: dict[str, Any] = responses.poll(self, generation)
+    try:
+        result: dict[str, Any] = responses.poll(self, generation)
+    except Ignore as end:
+        raise _shallow(end) from None
     return result
 
 
@@ -124,6 +131,11 @@ def cancel_response(self: _TASK, task_id: str, generation: int | None = None) ->
         responses.cancel(self, task_id, generation)
         return True
     return ledger_of(self.app).cancel(task_id) is not None
+
+
+def _shallow(end: Ignore) -> Ignore:
+    """The same without the frames it came through: Celery (5.7) copies and formats all of them, twice."""
+    return end.with_traceback(None)
 
 
 def _check(
