@@ -17,15 +17,41 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests" / "acceptance")]
 
-from campaigns import kill  # noqa: E402  # found by the line above
+from campaigns import cancelling, deaths, faulty, kill, servers, soak, stopping  # noqa: E402  # found by the line above
 from campaigns.book import Verdict  # noqa: E402
 from campaigns.stage import Plan  # noqa: E402
 
 Campaign = Callable[[Plan], Sequence[Verdict]]
-SIZES = {"kill": 1000}
+SIZES = {
+    "kill": 1000,
+    "points": 60,
+    "restart": 200,
+    "outage": 200,
+    "drop": 200,
+    "maxmemory": 200,
+    "faults": 500,
+    "cancel": 120,
+    "term": 200,
+    "soak": 20_000,
+}
 CAMPAIGNS: dict[str, Campaign] = {
     "kill": lambda plan: [kill.run(plan), kill.run(plan, resubmit=True)],
+    "points": lambda plan: [_with_table(plan, resubmit=False), _with_table(plan, resubmit=True)],
+    "restart": lambda plan: [servers.restart(plan)],
+    "outage": lambda plan: [servers.restart(plan, seconds, rounds=1) for seconds in (1.0, 30.0)],
+    "drop": lambda plan: [servers.drop(plan)],
+    "maxmemory": lambda plan: [servers.fill(plan)],
+    "faults": lambda plan: [faulty.run(plan)[0], faulty.mix(plan)],
+    "cancel": lambda plan: [cancelling.run(plan)],
+    "term": lambda plan: [stopping.run(plan, way) for way in stopping.WAYS],
+    "soak": lambda plan: [soak.run(plan)],
 }
+
+
+def _with_table(plan: Plan, *, resubmit: bool) -> Verdict:
+    verdict, rows = deaths.run(plan, resubmit=resubmit)
+    print(deaths.HEADER, *rows, sep="\n")
+    return verdict
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ otherwise. With SURVIVE_POINT the worker kills itself, once in the life of its f
 from __future__ import annotations
 
 import os
+import uuid
 from typing import Any
 
 from celery import Celery
@@ -29,6 +30,8 @@ if timeout := os.environ.get("SURVIVE_VISIBILITY_TIMEOUT"):
     }
 if prefetch := os.environ.get("SURVIVE_PREFETCH"):
     app.conf.worker_prefetch_multiplier = int(prefetch)
+if soft := os.environ.get("SURVIVE_SOFT"):
+    app.conf.worker_soft_shutdown_timeout = float(soft)
 if os.environ.get("SURVIVE_CONSUMER"):
     app.conf.worker_consumer = os.environ["SURVIVE_CONSUMER"]
 if master := os.environ.get("SURVIVE_MASTER"):
@@ -40,6 +43,6 @@ if point := os.environ.get("SURVIVE_POINT"):
 
 @app.task(name="survive.collect")
 def collect(members: list[Any], name: str) -> int:
-    """The body of a chord: each run leaves the number of its members, in a list of its own."""
-    app.backend.client.rpush(f"survive:bodies:{name}", len(members))
+    """The body of a chord: each run leaves the number of its members, once, whatever is cut off."""
+    app.backend.client.sadd(f"survive:bodies:{name}", f"{len(members)} {uuid.uuid4()}")
     return len(members)

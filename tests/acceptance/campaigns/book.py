@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -35,6 +35,7 @@ class Book:
 
     sent: dict[str, str] = field(default_factory=dict)  # task id → prompt
     chords: dict[str, int] = field(default_factory=dict)  # name → members
+    body_ids: dict[str, str] = field(default_factory=dict)  # name → task id of the body
     members: dict[str, str] = field(default_factory=dict)  # task id → name of its chord
     ends: dict[str, End] = field(default_factory=dict)
     bodies: dict[str, list[int]] = field(
@@ -50,6 +51,10 @@ class Book:
     def unfinished(self) -> list[str]:
         """Tasks without an end."""
         return [task_id for task_id in self.sent if task_id not in self.ends]
+
+    def digest(self, task_id: str) -> str:
+        """SHA-256 of a task's prompt, as the emulator records it."""
+        return hashlib.sha256(self.sent[task_id].encode()).hexdigest()
 
     def look(self, desk: Celery) -> None:
         """Read from the result backend what has ended since."""
@@ -67,9 +72,11 @@ class Book:
         names = list(self.chords)
         with state.pipeline(transaction=False) as pipe:
             for name in names:
-                pipe.lrange(f"survive:bodies:{name}", 0, -1)
+                pipe.smembers(f"survive:bodies:{name}")
             found = pipe.execute()
-        self.bodies = {name: [int(size) for size in sizes] for name, sizes in zip(names, found, strict=True)}
+        self.bodies = {
+            name: [int(run.split()[0]) for run in runs] for name, runs in zip(names, found, strict=True)
+        }
 
 
 def end_of(meta: Mapping[str, Any]) -> End:
@@ -137,23 +144,36 @@ def judge(
     reposts_allowed: bool = False,
     ignore_end: Iterable[str] = (),
     swallowed: Iterable[str] = (),
+    forgotten: Iterable[tuple[float, float]] = (),
+    texts: Callable[[str], str] = "About {}".format,
+    real: Callable[[float], float] = float,
 ) -> Verdict:
     """Hold what was sent against what the API saw and what the result backend has.
 
     `expected` names the ends of tasks that are not `completed`; `unknown_allowed` lets any end in
     OutcomeUnknown; with `reposts_allowed` a key may be posted again, as long as it makes one job. The
     `swallowed` were never begun, as the broker lost their message; how late those of `ignore_end` came is
-    the broker's doing, too.
+    the broker's doing, too. A prompt that was sent twice counts as known to be so when the server crashed
+    within one of the `forgotten` spans, in Unix seconds,
+    after the first time. `texts` makes the answer that belongs to
+    a prompt, `real` a moment of the emulator's clock one of ours.
     """
     expected, swallowed, ignore_end = expected or {}, set(swallowed), set(ignore_end)
     jobs = api.jobs()
     by_prompt = Counter(job.prompt_sha256 for job in jobs)
     posts = api.counts.submits
+    first_sent: dict[str, float] = {}
+    for job in jobs:
+        first_sent.setdefault(job.prompt_sha256, job.created_at)
+    forgot = []
     ended_at = {job.prompt_sha256: job.completed_at for job in jobs if job.completed_at is not None}
     lost, doubled, hung, lags, unknown = [], [], [], [0.0], 0
     for task_id, prompt in book.sent.items():
-        digest = hashlib.sha256(prompt.encode()).hexdigest()
-        if by_prompt[digest] > 1:
+        digest = book.digest(task_id)
+        sent_at = first_sent.get(digest, 0.0)
+        if by_prompt[digest] == 2 and any(start <= sent_at <= end for start, end in forgotten):
+            forgot.append(task_id)
+        elif by_prompt[digest] > 1:
             doubled.append(f"{task_id} made {by_prompt[digest]} jobs")
         elif posts.get(idempotency_key(task_id), 0) > 1 and not reposts_allowed:
             doubled.append(f"{task_id} was posted {posts[idempotency_key(task_id)]} times")
@@ -165,10 +185,10 @@ def judge(
         if end.word == UNKNOWN:
             unknown += 1
         allowed = set(expected.get(task_id, ("completed",))) | ({UNKNOWN} if unknown_allowed else set())
-        if end.word not in allowed or (end.word == "completed" and end.text != f"About {prompt}"):
+        if end.word not in allowed or (end.word == "completed" and end.text != texts(prompt)):
             lost.append(f"{task_id} ended as {end.word} {end.message}")
         elif end.word == "completed" and digest in ended_at and task_id not in ignore_end:
-            lags.append(end.at - ended_at[digest])
+            lags.append(end.at - real(ended_at[digest]))
     counted = [
         f"{name} ran {runs}, has {book.chords[name]} members"
         for name, runs in book.bodies.items()
@@ -176,5 +196,12 @@ def judge(
     ]
     counted += [f"{task_id} ended twice" for task_id in book.changed]
     cut_short = {book.members[task_id] for task_id in swallowed if task_id in book.members}
-    hung += [name for name in book.chords if not book.bodies.get(name) and name not in cut_short]
-    return Verdict(name, len(book.sent), lost, doubled, counted, hung, max(lags), unknown)
+    hung += [
+        f"{name}, whose body is {book.body_ids[name]}"
+        for name in book.chords
+        if not book.bodies.get(name) and name not in cut_short
+    ]
+    verdict = Verdict(name, len(book.sent), lost, doubled, counted, hung, max(lags), unknown)
+    if forgot:
+        verdict.notes.append(f"{len(forgot)} submitted again, as the crash took the server's last second")
+    return verdict

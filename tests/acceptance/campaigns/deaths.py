@@ -84,8 +84,8 @@ def _die_at(stage: Stage, point: str) -> tuple[Row, list[str]]:
     ids = stage.submit([f"{point} alone"]) + stage.submit_chord(
         point, [f"{point} member {number}" for number in range(MEMBERS)]
     )
-    how = "lease"
-    if not stage.wait(CLAIM if point.startswith("body") else 8.0, open_before) and set(stage.unbegun()) & set(ids):
+    how, patience = "lease", CLAIM if point.startswith("body") else 8.0
+    if not stage.wait(patience, open_before) and set(stage.unbegun()) & set(ids):
         how = "visibility timeout"
         hour = stage.hire("hour", SURVIVE_VISIBILITY_TIMEOUT="1")
         stage.wait(8.0, open_before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -66,7 +67,7 @@ class Stage:
 
     def __enter__(self) -> Self:
         try:
-            self._exits.callback(self._folder.cleanup)
+            self._exits.callback(self._put_away)
             self._exits.enter_context(self.server)
             self._exits.enter_context(self.api)
             self._exits.callback(self._kill_workers)
@@ -137,8 +138,16 @@ class Stage:
         body = self.desk.signature("survive.collect", kwargs={"name": name}, app=self.desk)
         result = chord(header, app=self.desk)(body)
         self.book.chords[name] = len(prompts)
+        self.book.body_ids[name] = result.id
         ids = [member.id for member in result.parent.results]
         return [self._note(task_id, prompt, name) for task_id, prompt in zip(ids, prompts, strict=True)]
+
+    def submit_group(self, prompts: Sequence[str]) -> list[str]:
+        """Send prompts as a chord whose body nobody expects to run: its members will be cancelled."""
+        header = [process_ai_response.s(prompt) for prompt in prompts]
+        result = chord(header, app=self.desk)(self.desk.signature("survive.collect", kwargs={"name": ""}))
+        members = result.parent.results if result.parent else [result]
+        return [self._note(member.id, prompt) for member, prompt in zip(members, prompts, strict=True)]
 
     def send(self, count: int, prompt: str = "prompt {}") -> list[str]:
         """Send so many, the first half in chords of ten as far as they go."""
@@ -226,6 +235,11 @@ class Stage:
     def logs(self) -> str:
         """What the workers have said."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
+
+    def _put_away(self) -> None:
+        if kept := os.environ.get("SURVIVE_KEEP"):
+            shutil.copytree(self.folder, Path(kept) / self.folder.name)
+        self._folder.cleanup()
 
     def _kill_workers(self) -> None:
         for worker in (*self.workers, *((self.bodies,) if self.bodies else ())):

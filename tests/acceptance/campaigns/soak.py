@@ -1,0 +1,82 @@
+"""An hour of virtual time in minutes: what thousands of responses leave behind is nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from nodes import Worker
+
+from campaigns.book import Verdict, judge
+from campaigns.stage import Plan, Stage
+from freddy_tasks.emulator import LogNormal, Options
+
+SCALE = 20.0  # virtual seconds in one real second: an hour in three minutes
+MEDIAN = 60.0  # virtual seconds of a response
+SLICES = 20
+PAGE = 4096  # bytes
+GROWTH = 1.15  # of a worker's memory from the middle to the end, at most
+
+
+def run(plan: Plan) -> Verdict:
+    """Send in twenty slices over the hour; then ledger and waiting room are empty, and no key is for ever."""
+    began = time.time()
+    options = Options(
+        start=began,
+        durations=LogNormal(MEDIAN, 0.5),
+        queue_seconds=10.0,
+        per_minute=None,
+        per_day=None,
+        answer="About {}".format,
+        seed=plan.seed,
+        time_scale=SCALE,
+    )
+    with Stage(plan, options, FREDDY_TIERS="inf:3", FREDDY_LEASE="60") as stage:
+        stage.open()
+        sizes = [_memory(stage)]
+        for number in range(SLICES):
+            stage.send(plan.size // SLICES)
+            while stage.look() > plan.size // 4:
+                time.sleep(0.2)
+            if number == SLICES // 2:
+                sizes.append(_memory(stage))
+        stage.wait()
+        stage.book.look_again(stage.desk)
+        sizes.append(_memory(stage))
+        verdict = judge("soak", stage.book, stage.api, real=lambda moment: began + (moment - began) / SCALE)
+        verdict.faults += _left(stage)
+        verdict.notes += [
+            f"{plan.pool}, {SCALE:g} virtual seconds a second",
+            "memory of a worker at start, middle and end: " + ", ".join(f"{size:.0f} MB" for size in sizes),
+        ]
+        if sizes[2] > sizes[1] * GROWTH:
+            verdict.faults.append("the workers grow")
+        return verdict
+
+
+def _left(stage: Stage) -> list[str]:
+    state, prefix = stage.state, stage.ledger.prefix
+    until = time.monotonic() + 10.0
+    while state.zcard(f"{prefix}:due") and time.monotonic() < until:
+        time.sleep(0.1)
+    found = (
+        [f"{state.zcard(f'{prefix}:due')} left in the waiting room"] if state.zcard(f"{prefix}:due") else []
+    )
+    mine = list(state.scan_iter(f"{prefix.partition(':')[0]}*", count=1000))
+    forever = [key for key in mine if state.ttl(key) == -1]
+    phases = {state.hget(key, "phase") for key in mine if f"{prefix}:job:" in key}
+    found += [f"{len(forever)} keys without an end, such as {forever[0]}"] if forever else []
+    found += [f"phases left: {phases}"] if phases - {"closed"} else []
+    return found
+
+
+def _memory(stage: Stage) -> float:
+    """Resident memory of the largest worker with its children, MB."""
+    return max(_resident(worker) for worker in stage.workers)
+
+
+def _resident(worker: Worker) -> float:
+    pages = [
+        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (worker.pid, *worker.children())
+    ]
+    return sum(pages) * 4096 / 2**20

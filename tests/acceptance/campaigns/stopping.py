@@ -1,0 +1,47 @@
+"""Workers that are told to stop: warm, soft and cold; nothing lost, nothing late."""
+
+from __future__ import annotations
+
+import time
+
+from campaigns.book import Verdict, judge
+from campaigns.stage import Plan, Stage
+from freddy_tasks.emulator import LogNormal, Options
+
+WAYS = {"warm": ("SIGTERM", ""), "soft": ("SIGQUIT", "3"), "cold": ("SIGQUIT", "")}
+MOST_LATE = 1.0  # seconds beyond the longest wait between two looks
+BETWEEN_LOOKS = 0.75  # seconds: the tier of 0.5 s with its jitter
+
+
+def run(plan: Plan, way: str) -> Verdict:
+    """Stop one worker after the other with prompts in flight; a fresh one takes each one's place."""
+    signal, soft = WAYS[way]
+    options = Options(
+        durations=LogNormal(4.0, 0.3),
+        queue_seconds=0.3,
+        per_minute=None,
+        per_day=None,
+        answer="About {}".format,
+        seed=plan.seed,
+    )
+    with Stage(plan, options, SURVIVE_SOFT=soft, FREDDY_LEASE="60") as stage:
+        stage.open()
+        slices = 2 * plan.workers
+        for number in range(slices):
+            stage.send(plan.size // slices)
+            time.sleep(1.5)  # begun: what a cold stop does to a submit on its way is the kill campaign's
+            worker = stage.workers[number % plan.workers]
+            fresh = stage.hire(f"fresh-{number}")
+            fresh.ready()
+            worker.send(signal)
+            worker.process.wait(30)
+            stage.workers[number % plan.workers] = fresh
+            stage.look()
+        stage.wait()
+        stage.book.look_again(stage.desk)
+        verdict = judge(f"term, {way}", stage.book, stage.api)
+        late = verdict.slowest - BETWEEN_LOOKS
+        verdict.notes += [f"{slices} workers stopped by {signal}", f"an answer was {late:.1f} s late at most"]
+        if late > MOST_LATE:
+            verdict.faults.append("too late")
+        return verdict
