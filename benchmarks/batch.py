@@ -45,6 +45,7 @@ FEW = 500  # tasks: a measurement of fewer says nothing of a rate
 MOST_LAG = 2.0  # seconds from the last answer to the chord's body
 LEAST_RATIO = 0.8  # of the floor's tasks a second
 MOST_MEMORY = 150  # MB, of the command line
+START_TIMEOUT = 60.0  # seconds
 TIMEOUT = 3_600.0
 
 app = Celery("batch")
@@ -291,6 +292,10 @@ def stack(durations: str) -> Iterator[tuple[redis.Redis, int]]:
             opened.callback(processes.stop, process, 0.1)
             running.append(process)
         client = opened.enter_context(redis.Redis(unix_socket_path=str(server.socket)))
+        until = time.monotonic() + START_TIMEOUT
+        while not any(client.scan_iter("*:dispatchers")):  # what a worker takes to start is no task's memory
+            assert time.monotonic() < until, (server.directory / "1.log").read_text()
+            time.sleep(0.1)
         yield client, running[1].pid
 
 
