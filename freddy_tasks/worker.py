@@ -12,6 +12,7 @@ from celery import Task, bootsteps, signals
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
+from redis.exceptions import OutOfMemoryError
 
 from .connections import is_redis
 from .continuation import CANCEL, HIDDEN
@@ -100,13 +101,20 @@ class DispatcherStep(bootsteps.StartStopStep):
 
 
 class SurvivingConsumer(Consumer):
-    """Celery's consumer without two faults of 5.7.0 on Redis.
+    """Celery's consumer without some faults of 5.7.0 on Redis.
 
     A worker ends when its Redis restarts: `Consumer.on_connection_error_after_connected` closes a transport
     that it has collected already, which raises AttributeError while a countdown or prefetched one is held.
+    So it does when a message is acknowledged or rejected while its Redis is away, by the same error of a
+    collected transport, and when Redis has no memory left to note that it delivered a message.
     And a greenlet pool never takes back what a killed worker held: its loop (`celery.worker.loops.synloop`)
-    gives up after two seconds, and kombu only looks when a BRPOP has run out.
+    gives up after two seconds, and kombu only looks when a BRPOP has run out. And the messages that a worker
+    held when its Redis went away stay unacknowledged for the whole visibility timeout: ours, which a second
+    delivery does no harm, are put back as soon as there is a connection.
     """
+
+    task_consumer: Any  # Celery sets it; missing in the stubs
+    _held: tuple[str, ...] = ()  # delivery tags
 
     def __init__(self, *args: Any, **options: Any) -> None:
         app = options["app"]
@@ -114,14 +122,49 @@ class SurvivingConsumer(Consumer):
             # Not for the other pools: with it they notice a SIGTERM late.
             app.conf.broker_transport_options.setdefault("polling_interval", GREENLET_POLLING_INTERVAL)
         super().__init__(*args, **options)
+        self._loop: Any = self.loop  # type: ignore[has-type]
+        self.loop = self._surviving_loop
+
+    def _surviving_loop(self, *args: Any) -> None:
+        try:
+            self._loop(*args)
+        except (AttributeError, OutOfMemoryError) as error:
+            if isinstance(error, AttributeError) and error.obj is not None:
+                raise
+            raise ConnectionError(
+                f"Broker away ({error!r})"
+            ) from error  # the consumer recovers from this one
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Clean up after a lost broker connection, and let the consumer reconnect."""
+        self._held += self._delivery_tags()
         try:
             super().on_connection_error_after_connected(exc)
         except AttributeError as error:
             logger.warning("Clean-up after a lost broker connection failed (%r); reconnecting", error)
             self.connection = None
+
+    def on_ready(self) -> None:
+        """There is a connection, for the first time or again."""
+        super().on_ready()
+        held, self._held = self._held, ()
+        try:
+            for tag in held:
+                self.task_consumer.channel.qos.restore_by_tag(tag)
+        except Exception as error:  # the transport's own; the visibility timeout is the backstop
+            logger.warning("%d messages come back by the visibility timeout: %r", len(held), error)
+
+    def _delivery_tags(self) -> tuple[str, ...]:
+        """Of the messages of ours that this worker holds; none where the transport is another one."""
+        qos = getattr(getattr(self.task_consumer, "channel", None), "qos", None)
+        if not hasattr(qos, "restore_by_tag"):
+            return ()
+        delivered = dict(getattr(qos, "_delivered", {}))
+        return tuple(
+            tag
+            for tag, message in delivered.items()
+            if str((message.headers or {}).get("task")).startswith(TASKS)
+        )
 
 
 def lane_of(task: Task[Any, Any]) -> Lane:
