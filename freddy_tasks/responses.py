@@ -261,7 +261,7 @@ def _hand_over(runtime: Runtime, task: _TASK, held: Held) -> Any:
         return _return(task, outcome)
     under_way = _body_is_under_way(task)
     if state == states.SUCCESS and "result" in outcome and not under_way:
-        task.backend.mark_as_done(held.task_id, outcome["result"], task.request, store_result=False)
+        _count(task, outcome["result"], store=False)
     elif state == states.FAILURE and "error" in outcome:
         _fail_again(task, held.task_id, _error_of(outcome))
     if not under_way and _body_is_claimed(task):
@@ -345,9 +345,28 @@ def _warn_if_background_was_ignored(held: Held, reply: Reply) -> None:
 def _return(task: _TASK, outcome: Mapping[str, Any]) -> Any:
     if "result" in outcome:
         setattr(task.request, SETTLED, states.SUCCESS)
+        if task.request.chord and isinstance(task.backend, RedisBackend):
+            _count(task, outcome["result"], store=True)
         return outcome["result"]
     setattr(task.request, SETTLED, states.FAILURE)
     raise _error_of(outcome)
+
+
+def _count(task: _TASK, result: Any, *, store: bool) -> None:
+    """Count an answer for its chord, where Celery will count it again: by Redis, that changes nothing.
+
+    A result backend that is away at this moment would be an error of the task to `celery.app.trace` (5.7),
+    which counts that for the chord in place of the answer.
+    """
+    try:
+        task.backend.mark_as_done(_id(task), result, task.request, store_result=store)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as error:  # every backend has exceptions of its own
+        logger.warning(
+            "Result backend away; task %s comes back by its lease: %s", _id(task), type(error).__name__
+        )
+        raise Ignore from None
 
 
 def _outcome_of(error: FreddyError, job: Job) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery import chord
+from celery.backends.redis import RedisBackend
 from redis.exceptions import ConnectionError as ServerAway
 from shop import Shop, answer_of, wait_for
 
@@ -78,4 +79,25 @@ def test_a_body_that_is_under_way_is_not_started_again(shop: Shop, unclosed: Unc
     wait_for(lambda: closed(shop, result))
 
     assert len(shop.witness.calls_of("collect")) == 1
+    assert shop.api.counts.posts == 2
+
+
+def test_a_backend_that_is_away_while_it_counts_fails_no_chord(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery would count the broken connection as the member's failure, and the body would never run."""
+    count, refused = RedisBackend.on_chord_part_return, []
+
+    def refuse_some(self: RedisBackend, request: Any, *args: Any, **options: Any) -> Any:
+        if len(refused) < len(PROMPTS) + 1:
+            refused.append(request.id)
+            raise ServerAway
+        return count(self, request, *args, **options)
+
+    monkeypatch.setattr(RedisBackend, "on_chord_part_return", refuse_some)
+    result = chord([process_ai_response.s(name) for name in PROMPTS])(shop.collect.s())
+
+    assert answer_of(result) == ["About whales", "About otters"]
+    assert len(shop.witness.calls_of("collect")) == 1
+    assert len(refused) == 3
     assert shop.api.counts.posts == 2

@@ -1,0 +1,68 @@
+"""Each campaign in a short form; `benchmarks/survive.py` runs them at any size."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from campaigns import cancelling, deaths, faulty, kill, servers
+from campaigns.book import Verdict
+from campaigns.stage import Plan
+
+FAULTS = (
+    "reset_after@method=POST",
+    "cut@method=GET@first=2",
+    "failed=string",
+    "410",
+)
+
+
+def told(verdict: Verdict) -> str:
+    """All that a failed test has to say."""
+    return f"{verdict}\n{verdict.details()}"
+
+
+def test_killed_workers_lose_and_repeat_nothing() -> None:
+    """A worker with its threads, under twenty responses, ten of them a chord."""
+    verdict = kill.run(Plan(size=20, seed=3))
+
+    assert verdict.good, told(verdict)
+    assert verdict.responses == 20
+
+
+@pytest.mark.parametrize("resubmit", [False, True], ids=["fail", "resubmit"])
+def test_a_crash_at_a_point_leaves_what_is_promised(resubmit: bool) -> None:
+    """Between the reply to a submit and its record, where nobody can know."""
+    verdict, rows = deaths.run(Plan(patience=20), resubmit=resubmit, points=["reply received"])
+    ends = Counter(completed=4) if resubmit else Counter(completed=3, OutcomeUnknown=1)
+
+    assert verdict.good, told(verdict)
+    assert rows[0].ends == ends
+    assert (rows[0].posts, rows[0].jobs) == (5 if resubmit else 4, 4)
+
+
+def test_a_server_that_crashes_loses_nothing_in_silence() -> None:
+    """SIGKILL with an append-only file, and back at once."""
+    verdict = servers.restart(Plan(size=20), rounds=1)
+
+    assert verdict.good, told(verdict)
+
+
+def test_each_fault_leads_to_its_end() -> None:
+    """A few of the table; all of them are in the script."""
+    verdict, table = faulty.run(Plan(), FAULTS)
+
+    assert verdict.good, told(verdict)
+    assert {fault: set(ends) for fault, ends in table.items()} == {
+        "reset_after@method=POST": {"OutcomeUnknown"},
+        "cut@method=GET@first=2": {"completed"},
+        "failed=string": {"ResponseFailed"},
+        "410": {"ResponseExpired"},
+    }
+
+
+def test_each_way_to_cancel_ends_at_the_api_and_here_once() -> None:
+    """Revoked, terminated, cancelled, past the deadline, in a chord, and while it ends by itself."""
+    verdict = cancelling.run(Plan(size=12))
+
+    assert verdict.good, told(verdict)
