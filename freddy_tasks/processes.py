@@ -44,9 +44,7 @@ def stop(process: subprocess.Popen[bytes], timeout: float) -> None:
 def _ends_with_parent() -> Callable[[], None] | None:
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(
-        None, use_errno=True
-    ).prctl  # looked up before the fork
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork
 
     def request() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
