@@ -88,7 +88,8 @@ class Window:
 
         Raises what the servers' clients raise when one is away; the next step goes on where this one was.
         """
-        if not self._exhausted and len(self._in_flight) < self._size:
+        # What an earlier step could not send is counted as in flight already.
+        if self._unsent or (not self._exhausted and len(self._in_flight) < self._size):
             self._publish(min(STEP, self._size - len(self._in_flight)))
         ended: dict[str, Mapping[str, Any] | None] = {}
         ended.update(look.ready_metas(self._app.backend, list(self._in_flight)))
