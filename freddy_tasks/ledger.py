@@ -242,7 +242,8 @@ class Ledger:
             "settle", held.task_id, held.generation, _dump(outcome), _dump(job.to_message()), after.value,
             self.lease,
         )  # fmt: skip
-        return bool(answer[0] == "settled")
+        # Of a record that was lost nobody else can have the outcome.
+        return answer[0] in {"settled", "gone"}
 
     def close(self, task_id: str, generation: int) -> bool:
         """Celery has the outcome: drop it here, and keep the id as a fence."""

@@ -196,13 +196,18 @@ def _claim(runtime: Runtime, task: _TASK, task_id: str, generation: int) -> Held
         case LinedUp():
             raise Parked("due, waits for one of the plan's requests")
         case Gone() if task.request.id == task_id and _state_of(task, task_id) not in states.READY_STATES:
-            raise LedgerLost.because(
-                "The state server has no record of this response any more: it was flushed, or evicts keys. "
-                "Give the ledger a Redis with `noeviction` and an append-only file. The response may still "
-                "run at the API."
-            )
+            raise _ledger_lost(None)
         case _:  # stale, redelivered, cancelled, or ended
             raise Ignore
+
+
+def _ledger_lost(job: Job | None) -> LedgerLost:
+    return LedgerLost.because(
+        "The state server has no record of this response any more: it was flushed, or evicts keys. "
+        "Give the ledger a Redis with `noeviction` and an append-only file. The response may still "
+        "run at the API.",
+        response_id=(job and job.response_id) or None,
+    )
 
 
 def _id(task: _TASK) -> str:
@@ -235,6 +240,8 @@ def _park(runtime: Runtime, task: _TASK, held: Held, phase: Phase, job: Job, del
     if shown:
         _show(task, job.status, job, now + delay)
     parked = _write(runtime.ledger.park, held, phase, job, delay)
+    if parked == Fenced(None):
+        raise _ledger_lost(job)
     if isinstance(parked, Fenced):
         if shown:
             _show_end(task, held, parked)

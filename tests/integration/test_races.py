@@ -16,6 +16,7 @@ from celery.backends.redis import RedisBackend
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
+from freddy_tasks import LedgerLost
 from freddy_tasks.continuation import POLL, SUBMIT
 from freddy_tasks.dispatcher import Dispatcher, message_of
 from freddy_tasks.embedded import EmbeddedServer
@@ -338,3 +339,36 @@ def test_a_broker_that_is_away_is_fed_nothing_more(stage: Stage, monkeypatch: py
     assert [record.generation for record in records if record] == [2, 1]
     dispatcher.dispatch()
     assert ledger.redis.llen("celery") == 2
+
+
+@pytest.mark.parametrize("step", ["submit", "poll"])
+def test_a_record_lost_during_a_call_ends_in_a_clear_error(stage: Stage, step: str) -> None:
+    """An append-only file may lack the last second: without a record nobody would ever look again."""
+    record = f"{stage.runtime.ledger.prefix}:job:t"
+
+    def lose() -> None:
+        stage.runtime.ledger.redis.delete(record)
+
+    if step == "submit":
+        stage.client.then = lose
+        stage.submit("t")
+    else:
+        stage.submit("t")
+        poll = stage.next("t")
+        stage.client.then = lose
+        stage.deliver(poll)
+
+    error = stage.app.AsyncResult("t").result
+    assert isinstance(error, LedgerLost)
+    assert error.response_id == stage.api.jobs()[0].id
+
+
+def test_an_answer_outlives_its_record(stage: Stage) -> None:
+    """It is in the hop's hands, and nobody else's."""
+    stage.submit("t", "Whales [emulate: polls=0]")
+    poll = stage.next("t")
+    record = f"{stage.runtime.ledger.prefix}:job:t"
+    stage.client.then = lambda: stage.runtime.ledger.redis.delete(record)
+    stage.deliver(poll)
+
+    assert stage.state("t") == states.SUCCESS
