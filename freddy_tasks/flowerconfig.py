@@ -13,6 +13,8 @@ import re
 import sys
 from typing import Any
 
+from flower import command
+from tornado.ioloop import IOLoop
 from tornado.options import options
 
 from freddy_tasks.continuation import HIDDEN
@@ -43,6 +45,16 @@ def format_task(task: Any) -> Any:
     return task
 
 
+def _end_between_two_callbacks(signum: int, _: Any) -> None:
+    """Flower's answer to SIGTERM, which ends it wherever it is.
+
+    When that is in the middle of the start of a thread, concurrent.futures never learns of the thread, and
+    the process waits for it for ever.
+    """
+    command.logger.info("%s detected, shutting down", signum)
+    IOLoop.current().add_callback_from_signal(sys.exit)
+
+
 def _check_credentials() -> None:
     """End the process unless somebody has to log in; Flower has read environment and command line by now."""
     if options.auth:  # an OAuth provider does it
@@ -58,4 +70,5 @@ def _check_credentials() -> None:
         )
 
 
+command.sigterm_handler = _end_between_two_callbacks
 _check_credentials()
