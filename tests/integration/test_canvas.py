@@ -184,13 +184,13 @@ def test_a_failed_member_is_a_value_with_return_exceptions(shop: Shop) -> None:
 
 def test_a_response_shows_where_it_stands_meanwhile(shop: Shop) -> None:
     """State and info of a waiting response, as a page that does not block shows them."""
-    result = process_ai_response.delay("whales [emulate: duration=0.4 queue=0.2]")
+    result = process_ai_response.delay("whales [emulate: duration=2 queue=1]")
     seen: dict[str, Any] = {}
 
     def look() -> bool:
-        state, info = result.state, result.info
-        if state in {"QUEUED", "IN_PROGRESS"} and isinstance(info, dict):
-            seen[state] = info
+        meta = shop.app.backend.get_task_meta(result.id, cache=False)  # state and info of one moment
+        if meta["status"] in {"QUEUED", "IN_PROGRESS"}:
+            seen[meta["status"]] = meta["result"]
         return result.ready()
 
     wait_for(look)

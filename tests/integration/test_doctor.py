@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery
-from celery.contrib.testing.worker import start_worker
 from logs import logged
 from pydantic import SecretStr
 from shop import wait_for
@@ -24,7 +25,7 @@ from freddy_tasks.doctor import Finding, Severity, examine, examine_worker, gath
 from freddy_tasks.doctor.versions import SURVIVOR
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Emulator, Fault, Options
-from freddy_tasks.runtime import build, use
+from freddy_tasks.runtime import build
 from freddy_tasks.settings import Settings
 
 ERROR, WARNING, OK = Severity.ERROR, Severity.WARNING, Severity.OK
@@ -289,33 +290,27 @@ def run(folder: Path, environ: dict[str, str], *args: str) -> subprocess.Complet
     )
 
 
+@contextmanager
+def a_worker(folder: Path, environ: dict[str, str], log: Path) -> Iterator[None]:
+    """A worker of the app beside which it is started, from the moment it is ready."""
+    celery = [sys.executable, "-m", "celery", "-A", "patient"]
+    argv = [*celery, "worker", "-P", "solo", "-l", "INFO", "-n", "alone@here"]
+    worker = processes.start(argv, log, {**environ, "PYTHONPATH": str(folder)})
+    try:
+        wait_for(lambda: "ready." in log.read_text())
+        yield
+    finally:
+        processes.stop(worker, 10.0)
+
+
 def test_a_worker_that_does_not_know_the_tasks_is_found_out(
     valkey: EmbeddedServer, api: Emulator, tmp_path: Path
 ) -> None:
     """By its app, which includes nothing of ours, and by the running worker, which has no dispatcher."""
     write_app(tmp_path, f"{valkey.url}?virtual_host=3")
     environ = environment_of(api)
-    argv = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "patient",
-        "worker",
-        "-P",
-        "solo",
-        "-l",
-        "INFO",
-        "-n",
-        "alone@here",
-    ]
-    log = tmp_path / "worker.log"
-    worker = processes.start(argv, log, {**environ, "PYTHONPATH": str(tmp_path)})
-    try:
-        wait_for(lambda: "ready." in log.read_text())
+    with a_worker(tmp_path, environ, tmp_path / "worker.log"):
         done = run(tmp_path, environ, "-A", "patient", "--json")
-    finally:
-        processes.stop(worker, 10.0)
     told = json.loads(done.stdout)
     by_name = {finding["name"]: finding for finding in told["findings"]}
 
@@ -372,17 +367,12 @@ def names(records: list[logging.LogRecord]) -> list[str]:
     return sorted(record.getMessage().partition(":")[0] for record in records)
 
 
-def test_a_worker_logs_what_is_unsafe_when_it_starts(careless: EmbeddedServer, api: Emulator) -> None:
+def test_a_worker_logs_what_is_unsafe_when_it_starts(
+    careless: EmbeddedServer, api: Emulator, tmp_path: Path
+) -> None:
     """Of its settings and its state server, each once; the start does not wait for it."""
-    app = an_app(careless.url, result_expires=600)
-    use(app, build(app, Settings(api_key=SecretStr(api.key), base_url=api.url)))
-    with (
-        logged("freddy_tasks.doctor") as records,
-        start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30.0),
-    ):
-        wait_for(lambda: "state_memory" in names(records))
-
-    assert names(records) == [
+    write_app(tmp_path, careless.url, 'app.conf.include = ["freddy_tasks.tasks"]')
+    unsafe = [
         "chord_expires",
         "consumer",
         "result_expires",
@@ -390,6 +380,12 @@ def test_a_worker_logs_what_is_unsafe_when_it_starts(careless: EmbeddedServer, a
         "state_memory",
         "state_persistence",
     ]
+    log = tmp_path / "worker.log"
+    with a_worker(tmp_path, environment_of(api), log):
+        wait_for(lambda: all(f"] {name}: " in log.read_text() for name in unsafe))
+
+    named = re.findall(r"(?:WARNING|ERROR)/\w+\] (\w+): ", log.read_text())
+    assert sorted(named) == unsafe
 
 
 def test_a_greenlet_worker_without_a_long_poll_logs_it(valkey: EmbeddedServer, api: Emulator) -> None:
