@@ -233,6 +233,18 @@ class Ledger:
             return Fenced(Phase(answer[1]) if answer[1] else None)
         return Parked(float(answer[1]), Phase(answer[2]))
 
+    def accept(self, task_id: str, job: Job, delay: float) -> Parked | Fenced:
+        """Keep the id of an accepted response, though its submit is not the holder any more.
+
+        Where nobody has judged that submit yet, it waits for its poll as if it had been parked in time.
+        Fenced with phase `SENT` or `QUEUED`: somebody is about to judge it, ask again in a moment. With any
+        other phase the id is with the record, for `resume` or for the cancel, unless that had one already.
+        """
+        answer = self._run("accept", task_id, _dump(job.to_message()), max(0.0, delay))
+        if answer[0] != "parked":
+            return Fenced(Phase(answer[1]) if answer[1] else None)
+        return Parked(float(answer[1]), Phase(answer[2]))
+
     def settle(self, held: Held, outcome: Mapping[str, Any], job: Job, after: Phase = Phase.CLOSED) -> bool:
         """Keep the outcome before Celery stores it; False when a cancel or another holder came first.
 
@@ -364,6 +376,7 @@ def _sources() -> dict[str, str]:
         "begin",
         "claim",
         "park",
+        "accept",
         "settle",
         "close",
         "cancel",

@@ -17,6 +17,7 @@ from . import answers, polling
 from .continuation import context_of, generation_of, options_of
 from .errors import FreddyError, LedgerLost, error_class
 from .ledger import Fenced, Gone, Held, LinedUp, Phase
+from .ledger import Parked as ParkedRecord
 from .models import CallFailed, FailureKind, Job, Reply, Request, Response, Status
 from .polling import After, Cancelled, Complete, Decision, Fail, PollAgain, SubmitAgain
 from .runtime import Runtime, runtime_of
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 SETTLED = "freddy_settled"  # attribute of a task request: what kind of outcome the ledger keeps
 FIRST_GENERATION = 1  # of the user's own message
 HAND_OVER_TIME = 3_600.0  # seconds past the deadline for which an answer is offered to Celery again
+ID_PATIENCE = 300.0  # seconds for which a worker tries to write the id of an accepted response
+ID_PAUSE = 0.2  # seconds between two attempts
 REQUEUE_PAUSE = 1.0  # seconds a submit waits when the state server is away, before its message goes back
 _NAMESPACE = uuid.UUID("8e5d2f7c-9a0b-4f0e-9d0c-2f1c6a5b7d31")
 _AFTER = {After.NOTHING: Phase.CLOSED, After.RESUMABLE: Phase.SUSPENDED, After.CANCEL: Phase.CANCELLING}
@@ -239,7 +242,10 @@ def _park(runtime: Runtime, task: _TASK, held: Held, phase: Phase, job: Job, del
     shown = now < held.now + runtime.ledger.lease
     if shown:
         _show(task, job.status, job, now + delay)
-    parked = _write(runtime.ledger.park, held, phase, job, delay)
+    if job.response_id and not held.job.response_id:
+        parked = _write_id(runtime, held, job, delay)
+    else:
+        parked = _write(runtime.ledger.park, held, phase, job, delay)
     if parked == Fenced(None):
         raise _ledger_lost(job)
     if isinstance(parked, Fenced):
@@ -394,6 +400,34 @@ def _write(transition: Any, *args: Any) -> Any:
         # What the API said is lost with this hop; the lease brings a new one, which asks again.
         logger.warning("State server away; the task comes back by its lease: %s", type(error).__name__)
         raise Ignore from None
+
+
+def _write_id(runtime: Runtime, held: Held, job: Job, delay: float) -> ParkedRecord | Fenced:
+    """Put an accepted response on record, also past its lease: the API tells an id only once."""
+    give_up = runtime.monotonic() + ID_PATIENCE
+    while True:
+        try:
+            parked = runtime.ledger.park(held, Phase.WAITING, job, delay)
+            if isinstance(parked, Fenced) and parked.phase is not None:
+                parked = runtime.ledger.accept(held.task_id, job, delay)
+            if not (isinstance(parked, Fenced) and parked.phase in {Phase.SENT, Phase.QUEUED}):
+                break
+            told = "another hop is about to end it"
+        except RedisError as error:
+            told = f"state server away: {type(error).__name__}"
+        if runtime.monotonic() >= give_up:
+            logger.error("Response %s of task %s is not on record (%s)", job.response_id, held.task_id, told)
+            raise Ignore
+        runtime.sleep(ID_PAUSE)
+    if isinstance(parked, Fenced) and parked.phase in {Phase.SETTLED, Phase.SUSPENDED}:
+        logger.warning(
+            "Response %s of task %s was accepted, and its task had ended before that could be written: "
+            "freddy-tasks resume %s",
+            job.response_id,
+            held.task_id,
+            held.task_id,
+        )
+    return parked
 
 
 def _show(task: _TASK, status: Status, job: Job, due: float | None) -> None:

@@ -16,7 +16,7 @@ from celery.backends.redis import RedisBackend
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
-from freddy_tasks import LedgerLost
+from freddy_tasks import LedgerLost, OutcomeUnknown
 from freddy_tasks.continuation import POLL, SUBMIT
 from freddy_tasks.dispatcher import Dispatcher, message_of
 from freddy_tasks.embedded import EmbeddedServer
@@ -194,6 +194,98 @@ def test_a_cancel_during_the_submit_uses_the_id_that_it_brings(stage: Stage) -> 
     stage.deliver(stage.next("t"))
 
     assert stage.state("t") == states.REVOKED
+    assert [job.status for job in stage.api.jobs()] == ["cancelled"]
+
+
+def test_a_state_server_that_is_away_when_an_id_arrives_loses_none(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API tells an id once: the worker keeps at it, and nothing is submitted again."""
+    park, refused = stage.runtime.ledger.park, []
+
+    def refuse_some(*args: Any) -> Any:
+        if len(refused) < 3:
+            refused.append(args)
+            raise redis.exceptions.ConnectionError("the state server is away")
+        return park(*args)
+
+    monkeypatch.setattr(stage.runtime.ledger, "park", refuse_some)
+    stage.submit("t")
+
+    assert len(refused) == 3
+    assert stage.phase("t") is Phase.WAITING
+    assert stage.api.counts.posts == 1
+
+
+def test_a_worker_does_not_hold_an_id_for_ever(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After five minutes it names the response in the log, and the task ends in an unknown outcome."""
+
+    def refuse(*_: Any) -> Any:
+        stage.late += 100.0
+        raise redis.exceptions.ConnectionError("the state server is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.runtime.ledger, "park", refuse)
+        stage.submit("t")
+    (response,) = stage.api.jobs()
+
+    assert f"Response {response.id} of task t is not on record" in caplog.text
+    assert stage.late == 300.0
+    stage.deliver(stage.next("t"))
+    assert isinstance(stage.app.AsyncResult("t").result, OutcomeUnknown)
+
+
+def test_an_id_that_comes_after_the_lease_is_kept(stage: Stage) -> None:
+    """The hop that was to judge the submit finds that it need not."""
+    messages: list[dict[str, Any]] = []
+    stage.client.then = lambda: messages.append(stage.next("t"))
+    stage.submit("t", "Whales [emulate: polls=0]")
+
+    assert stage.phase("t") is Phase.WAITING
+    stage.deliver(messages[0])
+    assert stage.phase("t") is Phase.WAITING
+    stage.deliver(stage.next("t"))
+    assert stage.state("t") == states.SUCCESS
+    assert stage.api.counts.posts == 1
+
+
+def test_an_id_that_comes_after_the_end_can_be_resumed(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its task has ended in an unknown outcome; it is known now, and the answer may still be had."""
+
+    def end_meanwhile() -> None:
+        stage.late = LEASE + 1
+        stage.deliver(stage.next("t"))
+
+    stage.client.then = end_meanwhile
+    stage.submit("t", "Whales [emulate: polls=0]")
+
+    assert isinstance(stage.app.AsyncResult("t").result, OutcomeUnknown)
+    assert stage.phase("t") is Phase.SUSPENDED
+    assert "freddy-tasks resume t" in caplog.text
+    assert stage.runtime.ledger.revive("t", Phase.WAITING, 60.0)
+    stage.app.backend.forget("t")
+    stage.deliver(stage.next("t"))
+    assert stage.state("t") == states.SUCCESS
+    assert stage.api.counts.posts == 1
+
+
+def test_an_id_that_comes_after_a_cancel_is_cancelled(stage: Stage) -> None:
+    """Also when its lease has run out: nothing is left running at the API."""
+
+    def outlive_and_cancel() -> None:
+        stage.next("t")
+        stage.runtime.ledger.cancel("t")
+
+    stage.client.then = outlive_and_cancel
+    stage.submit("t")
+    stage.deliver(stage.next("t"))
+
+    assert stage.state("t") == states.REVOKED
+    assert stage.phase("t") is Phase.CLOSED
     assert [job.status for job in stage.api.jobs()] == ["cancelled"]
 
 
