@@ -57,18 +57,10 @@ class Checkpoint:
         self._journal: BufferedRandom
 
     def __enter__(self) -> Self:
-        kept = self._kept()
-        if kept is None and self.output.exists():
-            raise ConfigurationError(f"{self.output} exists, and no manifest beside it: choose another -o.")
-        if kept is not None and (kept.fingerprint, kept.total) != (
-            self.manifest.fingerprint,
-            self.manifest.total,
-        ):
-            raise ConfigurationError(
-                f"{self.output} was begun with other prompts or other options. Call the command that it was "
-                "begun with, or choose another -o."
-            )
+        self._refuse_others(self._kept())  # before there is a file of ours beside it
         self._journal = _locked(self._journal_path)
+        kept = self._kept()  # whoever held the lock has begun the run
+        self._refuse_others(kept)
         if kept is None:
             self._keep(self.manifest)
         else:
@@ -109,14 +101,16 @@ class Checkpoint:
         """The task id of a prompt until it has its next outcome, however often the run is killed."""
         return str(uuid.uuid5(uuid.UUID(self.manifest.run), f"{self._tries[index]}/{index}"))
 
-    def send_again(self, outcomes: Iterable[Outcome]) -> None:
-        """Take those that ended in one of these ways for open, once; a round that was killed goes on."""
+    def send_again(self, outcomes: Iterable[Outcome], end: int) -> None:
+        """Take those that ended in one of these ways for open, once; a round that was killed goes on.
+
+        A round has come to its end when none of the first `end` prompts is open.
+        """
         wanted = tuple(sorted(outcomes))
-        is_open = self.open_below(self.manifest.total) > 0
-        if is_open and wanted == self.manifest.again:
+        if self.open_below(end) and wanted == self.manifest.again:
             return
         if wanted and any(outcome in wanted for outcome in self._outcomes):
-            sent_below = self.manifest.sent_below if is_open else 0
+            sent_below = self.manifest.sent_below if self.open_below(self.manifest.total) else 0
             self._keep(
                 replace(self.manifest, round=self.manifest.round + 1, again=wanted, sent_below=sent_below)
             )
@@ -155,10 +149,11 @@ class Checkpoint:
         place = 0
         self._journal.seek(0)
         for raw in self._journal:
-            if not raw.endswith(b"\n"):  # the last write was cut off
+            entry = _entry(raw)
+            if entry is None:
                 self._journal.truncate(place)
                 break
-            self._take(json.loads(raw), place)
+            self._take(entry, place)
             place += len(raw)
 
     def _take(self, entry: Mapping[str, Any], place: int) -> None:
@@ -167,6 +162,16 @@ class Checkpoint:
         self._rounds[index] = entry["round"]
         self._tries[index] += 1
         self._outcomes[index] = Outcome(entry["line"]["outcome"])
+
+    def _refuse_others(self, kept: Manifest | None) -> None:
+        mine = self.manifest
+        if kept is None and self.output.exists():
+            raise ConfigurationError(f"{self.output} exists, and no manifest beside it: choose another -o.")
+        if kept is not None and (kept.fingerprint, kept.total) != (mine.fingerprint, mine.total):
+            raise ConfigurationError(
+                f"{self.output} was begun with other prompts or other options. Call the command that it was "
+                "begun with, or choose another -o."
+            )
 
     def _kept(self) -> Manifest | None:
         try:
@@ -190,8 +195,18 @@ def manifest_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.manifest")
 
 
+def _entry(raw: bytes) -> Mapping[str, Any] | None:
+    """A line of the journal; None where a write was cut off, of which the disk may have any part."""
+    try:
+        entry = json.loads(raw) if raw.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
 def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+    # Half a surrogate pair is no UTF-8, and this way the escape that JSON has for it.
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _locked(path: Path) -> BufferedRandom:

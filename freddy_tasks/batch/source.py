@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ SUFFIXES: Mapping[str, Format] = {".csv": "csv", ".tsv": "csv", ".txt": "text"}
 ID = "id"
 PROMPT = "prompt"
 MOST_NAMED = 20  # bad lines that are named one by one
+LONGEST_FIELD = 2**31 - 1  # letters of a field of CSV
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Source:
                     text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
                     if text.strip():
                         yield number, read(text)
-                except ValueError as error:  # of the decoding, or of the JSON
+                except (ValueError, RecursionError) as error:  # of the decoding, or of the JSON
                     yield number, BadLine(number, _reason(error))
 
     def _from_json(self, text: str) -> Any:
@@ -78,32 +79,46 @@ class Source:
         return written
 
     def _from_csv(self) -> Iterator[tuple[int, Any]]:
+        csv.field_size_limit(LONGEST_FIELD)  # of the process, as Python has it; a prompt can be a whole book
         delimiter = "\t" if self.path.suffix == ".tsv" else ","
         with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows = csv.DictReader(file, delimiter=delimiter, strict=True)
-            if self.column not in (rows.fieldnames or ()):
-                raise InvalidRequest(
-                    f"There is no column {self.column!r}: name the prompts' column with --column. "
-                    f"There are: {', '.join(rows.fieldnames or ()) or 'none'}."
-                )
+            rows = csv.reader(file, delimiter=delimiter, strict=True)
+            names = self._names(rows)
             while True:
                 number = rows.line_num + 1
                 try:
                     row = next(rows, None)
                 except csv.Error as error:
                     yield number, BadLine(number, f"not CSV: {error}")
-                    return
+                    continue
                 if row is None:
                     return
-                yield number, self._from_row(number, row)
+                if row:
+                    yield number, self._from_row(number, names, row)
 
-    def _from_row(self, number: int, row: Mapping[str, Any]) -> Any:
-        prompt = row[self.column]
+    def _names(self, rows: Iterator[list[str]]) -> list[str]:
+        try:
+            names = next(rows, [])
+        except csv.Error as error:
+            raise InvalidRequest(f"The first line, which names the columns, is not CSV: {error}.") from None
+        if self.column not in names:
+            raise InvalidRequest(
+                f"There is no column {self.column!r}: name the prompts' column with --column. "
+                f"There are: {', '.join(names) or 'none'}."
+            )
+        return names
+
+    def _from_row(self, number: int, names: Sequence[str], row: Sequence[str]) -> Any:
+        if any(row[len(names) :]):
+            # One of its commas stands in a text without quotes, and what follows would be cut off.
+            return BadLine(number, "it has more columns than the first line: is a quote missing?")
+        named = dict(zip(names, row, strict=False))
+        prompt = named.get(self.column)
         if prompt is None:
             return BadLine(number, "it has too few columns.")
         if any("\udc80" <= letter <= "\udcff" for letter in prompt):
             return BadLine(number, "it is not UTF-8.")
-        return {PROMPT: prompt, **({ID: row[ID]} if row.get(ID) else {})}
+        return {PROMPT: prompt, **({ID: named[ID]} if named.get(ID) else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +156,8 @@ class GoodItems:
         except InvalidRequest as error:
             return BadLine(number, error.message)
         # Eight bytes an id: of 50,000, two are taken for one in one of ten billion files.
-        first = seen.setdefault(hashlib.blake2b(str(item.id).encode(), digest_size=8).digest(), number)
+        named = str(item.id).encode("utf-8", "surrogatepass")
+        first = seen.setdefault(hashlib.blake2b(named, digest_size=8).digest(), number)
         return None if first == number else BadLine(number, f"its id is that of line {first}.")
 
 
@@ -164,7 +180,13 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
-def _reason(error: ValueError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at column {error.colno}."
-    return "it is not UTF-8."
+def _reason(error: ValueError | RecursionError) -> str:
+    match error:
+        case json.JSONDecodeError():
+            return f"not JSON: {error.msg} at column {error.colno}."
+        case UnicodeDecodeError():
+            return "it is not UTF-8."
+        case RecursionError():
+            return "not JSON: it is nested too deep."
+        case _:
+            return "not JSON: it holds a number of too many digits."

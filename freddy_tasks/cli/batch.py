@@ -117,9 +117,13 @@ def command(
     }
     with ExitStack() as opened:
         interruption = opened.enter_context(Interruption())
-        source = Source(opened.enter_context(_file_of(prompts)), _format(prompts, form), column)
-        items = GoodItems(source, lambda item: check_call(item.prompt, **{**common, **item.options}))
-        checked = _checked(items, told, skip_bad_lines)
+        try:
+            with interruption.at_once():  # a pipe may never end
+                source = Source(opened.enter_context(_file_of(prompts)), _format(prompts, form), column)
+                items = GoodItems(source, lambda item: check_call(item.prompt, **{**common, **item.options}))
+                checked = _checked(items, told, skip_bad_lines)
+        except KeyboardInterrupt:
+            ctx.exit(interruption.exit_status)
         end = min(limit or checked.total, checked.total)
         if dry_run and not manifest_of(output).exists():
             _tell(end)
@@ -128,7 +132,7 @@ def command(
         if dry_run:
             _tell(checkpoint.open_below(end, again))
             return
-        checkpoint.send_again(again)
+        checkpoint.send_again(again, end)
         run = BatchRun(checkpoint, items, {"lane": lane, **common}, end, in_flight, queue, interruption)
         try:
             run.answer(app_name)

@@ -90,6 +90,8 @@ def test_each_line_of_a_text_is_a_prompt(tmp_path: Path) -> None:
         (b'{"id": 1}', "no `prompt`"),
         (b'""', "empty"),
         (b'{"id": "1", "prompt": "bees"}', "that of line 1"),
+        (b"[" * 100_000, "nested too deep"),
+        (b'{"prompt": "bees", "seed": ' + b"9" * 5_000 + b"}", "too many digits"),
     ],
 )
 def test_a_bad_line_is_named_and_its_neighbours_are_not_lost(
@@ -109,6 +111,36 @@ def test_bytes_that_are_no_text_are_bad_in_csv_as_well(tmp_path: Path) -> None:
 
     assert bad == BadLine(2, "it is not UTF-8.")
     assert good == Item(3, "ants")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [(b'"ants"x', "not CSV"), (b"ants, bees", "more columns"), (b"\xff", "not UTF-8")],
+)
+def test_a_bad_row_is_named_and_its_neighbours_are_not_lost(
+    tmp_path: Path, written: bytes, said: str
+) -> None:
+    """What follows it is read, and a prompt whose comma has no quotes around it is not cut short."""
+    first, bad, other = read(tmp_path / "a.csv", b"prompt\nflies\n" + written + b"\n\ncats\n", "csv")
+
+    assert (first, other) == (Item(2, "flies"), Item(5, "cats"))
+    assert bad.number == 3
+    assert said in bad.reason
+
+
+def test_a_row_may_end_in_commas_and_a_prompt_may_be_a_book(tmp_path: Path) -> None:
+    """Spreadsheets write the one; Python's own limit for a field is 128 KB."""
+    book = "x" * 200_000
+
+    items = read(tmp_path / "a.csv", f"id,prompt\na,ants,\nb,{book}\n".encode(), "csv")
+
+    assert items == [Item("a", "ants"), Item("b", book)]
+
+
+def test_a_first_row_that_is_no_csv_is_told(tmp_path: Path) -> None:
+    """Nothing can be read then."""
+    with pytest.raises(InvalidRequest, match="not CSV"):
+        read(tmp_path / "a.csv", b'"prompt"x\nants\n', "csv")
 
 
 @settings(max_examples=50)
@@ -188,20 +220,63 @@ def test_a_line_that_was_cut_off_is_not_there(tmp_path_factory: pytest.TempPathF
         assert last.outcome(1) is Outcome.FAILED
 
 
+@given(st.binary(max_size=60))
+def test_a_line_of_which_the_disk_has_anything_else_is_not_there(
+    tmp_path_factory: pytest.TempPathFactory, left: bytes
+) -> None:
+    """A power cut may leave a write at its full length without its bytes."""
+    output = tmp_path_factory.mktemp("run") / "out"
+    with Checkpoint(output, "print", 2) as first:
+        first.append([(0, line("completed", 0))])
+    with output.with_name("out.journal").open("ab") as file:
+        file.write(b"\0" * 20 + left + b"\n")
+
+    with Checkpoint(output, "print", 2) as again:
+        assert again.outcome(0) is Outcome.COMPLETED
+        assert again.outcome(1) is None
+        again.append([(1, line("failed", 1))])
+    with Checkpoint(output, "print", 2) as last:
+        assert last.outcome(1) is Outcome.FAILED
+
+
+def test_text_that_is_no_unicode_becomes_json_all_the_same(tmp_path: Path) -> None:
+    """Half a surrogate pair, from a prompt's id or an answer, is the escape that it was."""
+    path = tmp_path / "a.jsonl"
+    (item,) = read(path, b'{"id": "\\ud800", "prompt": "ants"}')
+    with Checkpoint(tmp_path / "out", "print", 1) as run:
+        run.append([(0, {**line("completed"), "id": item.id})])
+        run.write_output()
+
+    assert json.loads((tmp_path / "out").read_text(encoding="utf-8"))["id"] == "\ud800"
+
+
+def test_a_round_ends_with_the_prompts_that_were_asked_for(tmp_path: Path) -> None:
+    """Those beyond `--limit` do not keep it open: what failed again can be tried again."""
+    with Checkpoint(tmp_path / "out", "print", 3) as run:
+        run.append([(0, line("failed"))])
+        opened = []
+        for _ in range(2):
+            run.send_again([Outcome.FAILED], 1)
+            opened.append(run.outcome(0))
+            run.append([(0, line("failed"))])
+
+    assert opened == [None, None]
+
+
 def test_a_round_sends_again_what_it_names_and_only_once(tmp_path: Path) -> None:
     """A killed round goes on; a new one begins only when nothing of it is open."""
     with Checkpoint(tmp_path / "out", "print", 3) as run:
         first = run.task_id(1)
         run.append([(0, line("completed")), (1, line("failed")), (2, line("unknown"))])
-        run.send_again([Outcome.FAILED])
+        run.send_again([Outcome.FAILED], 3)
         opened = [run.outcome(index) for index in range(3)]
         task_id = run.task_id(1)
     with Checkpoint(tmp_path / "out", "print", 3) as run:
-        run.send_again([Outcome.FAILED])
+        run.send_again([Outcome.FAILED], 3)
         same = run.task_id(1), run.manifest.round
         run.append([(1, line("failed"))])
         closed = run.outcome(1)
-        run.send_again([Outcome.FAILED])
+        run.send_again([Outcome.FAILED], 3)
         third = run.outcome(1), run.manifest.round
 
     assert opened == [Outcome.COMPLETED, None, Outcome.UNKNOWN]
@@ -215,7 +290,7 @@ def test_nothing_to_send_again_changes_nothing(tmp_path: Path) -> None:
     """No new round for a run that went well."""
     with Checkpoint(tmp_path / "out", "print", 1) as run:
         run.append([(0, line("completed"))])
-        run.send_again([Outcome.FAILED, Outcome.UNKNOWN])
+        run.send_again([Outcome.FAILED, Outcome.UNKNOWN], 1)
 
         assert run.manifest.round == 0
 
