@@ -19,8 +19,8 @@ from .continuation import CANCEL, HIDDEN
 from .dispatcher import Dispatcher
 from .doctor import examine_worker
 from .errors import ConfigurationError
+from .handover import Parked
 from .models import Lane
-from .responses import Parked
 from .runtime import runtime_of
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,8 @@ class SurvivingConsumer(Consumer):
     A worker ends when its Redis restarts: `Consumer.on_connection_error_after_connected` closes a transport
     that it has collected already, which raises AttributeError while a countdown or prefetched one is held.
     So it does when a message is acknowledged or rejected while its Redis is away, by the same error of a
-    collected transport, and when Redis has no memory left to note that it delivered a message.
+    collected transport, and when Redis has no memory left for what a consumer writes: the note of a message
+    that it delivered, the bindings of a queue, the lock of a look for old messages.
     And a greenlet pool never takes back what a killed worker held: its loop (`celery.worker.loops.synloop`)
     gives up after two seconds, and kombu only looks when a BRPOP has run out. And the messages that a worker
     held when its Redis went away stay unacknowledged for the whole visibility timeout: ours, which a second
@@ -114,6 +115,7 @@ class SurvivingConsumer(Consumer):
     """
 
     task_consumer: Any  # Celery sets it; missing in the stubs
+    connection_errors: tuple[type[Exception], ...]
     _held: tuple[str, ...] = ()  # delivery tags
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -122,14 +124,16 @@ class SurvivingConsumer(Consumer):
             # Not for the other pools: with it they notice a SIGTERM late.
             app.conf.broker_transport_options.setdefault("polling_interval", GREENLET_POLLING_INTERVAL)
         super().__init__(*args, **options)
+        # To kombu it is the fault of a channel, and Celery ends the worker at those.
+        self.connection_errors = (*self.connection_errors, OutOfMemoryError)
         self._loop: Any = self.loop  # type: ignore[has-type]
         self.loop = self._surviving_loop
 
     def _surviving_loop(self, *args: Any) -> None:
         try:
             self._loop(*args)
-        except (AttributeError, OutOfMemoryError) as error:
-            if isinstance(error, AttributeError) and error.obj is not None:
+        except AttributeError as error:
+            if error.obj is not None:
                 raise
             raise ConnectionError(
                 f"Broker away ({error!r})"
