@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NoReturn
 
-from celery import Task, states
-from celery.backends.redis import RedisBackend
-from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery import Task
+from celery.exceptions import Ignore, Reject
 from redis.exceptions import RedisError
 
-from . import answers, polling
-from .continuation import context_of, generation_of, options_of
-from .errors import FreddyError, LedgerLost, error_class
+from . import answers, eager, handover, polling
+from .continuation import generation_of, options_of
+from .errors import LedgerLost
+from .handover import Parked
 from .ledger import Fenced, Gone, Held, LinedUp, Phase
 from .ledger import Parked as ParkedRecord
 from .models import CallFailed, FailureKind, Job, Reply, Request, Response, Status
@@ -24,27 +23,13 @@ from .runtime import Runtime, runtime_of
 
 logger = logging.getLogger(__name__)
 
-SETTLED = "freddy_settled"  # attribute of a task request: what kind of outcome the ledger keeps
 FIRST_GENERATION = 1  # of the user's own message
-HAND_OVER_TIME = 3_600.0  # seconds past the deadline for which an answer is offered to Celery again
 ID_PATIENCE = 300.0  # seconds for which a worker tries to write the id of an accepted response
 ID_PAUSE = 0.2  # seconds between two attempts
 REQUEUE_PAUSE = 1.0  # seconds a submit waits when the state server is away, before its message goes back
 _NAMESPACE = uuid.UUID("8e5d2f7c-9a0b-4f0e-9d0c-2f1c6a5b7d31")
 _AFTER = {After.NOTHING: Phase.CLOSED, After.RESUMABLE: Phase.SUSPENDED, After.CANCEL: Phase.CANCELLING}
 _TASK = Task[Any, Any]
-
-
-class Parked(Ignore):
-    """The task ends here and goes on later under its own id; `text` is what monitors show meanwhile.
-
-    `due` is the moment of the next look, in Unix seconds; None when nobody knows it.
-    """
-
-    def __init__(self, text: str = "", due: float | None = None) -> None:
-        super().__init__(text, due)
-        self.text = text
-        self.due = due
 
 
 def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> Any:
@@ -54,7 +39,7 @@ def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> An
     """
     runtime = runtime_of(task.app)
     if task.request.is_eager or task.request.called_directly:
-        return _run_here(runtime, request, job, timeout)
+        return eager.run(runtime, request, job, timeout)
     try:
         held = _admit(runtime, task, job, timeout)
     except RedisError as error:
@@ -82,7 +67,7 @@ def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> An
         now,
         runtime.random,
         runtime.policy,
-        retry_in=_retry_in(runtime, reply),
+        retry_in=runtime.retry_in(reply),
         stretch=held.stretch,
     )
     return _carry_out(runtime, task, held, decision)
@@ -106,7 +91,7 @@ def poll(task: _TASK, generation: int) -> Any:
         _now(runtime, held),
         runtime.random,
         runtime.policy,
-        retry_in=_retry_in(runtime, reply),
+        retry_in=runtime.retry_in(reply),
         stretch=held.stretch,
     )
     return _carry_out(runtime, task, held, decision)
@@ -117,7 +102,7 @@ def cancel(task: _TASK, task_id: str, generation: int) -> None:
     runtime = runtime_of(task.app)
     held = _claim(runtime, task, task_id, generation)
     if not held.abandoned:
-        mark_revoked(task, task_id, held.options)
+        handover.mark_revoked(task, task_id, held.options)
     if not held.job.response_id or not runtime.settings.cancel_remotely:
         _write(runtime.ledger.close, task_id, generation)
         return
@@ -133,8 +118,7 @@ def cancel(task: _TASK, task_id: str, generation: int) -> None:
 
 def close(task: _TASK, status: str) -> None:
     """Celery has stored an outcome; the ledger may let go of the one it kept, when they are the same."""
-    settled = getattr(task.request, SETTLED, None)
-    if settled != status:
+    if not handover.was_given(task, status):
         return
     generation = generation_of(task.request) or FIRST_GENERATION
     try:
@@ -143,16 +127,6 @@ def close(task: _TASK, status: str) -> None:
         logger.warning(
             "State server away; task %s is closed after its lease: %s", _id(task), type(error).__name__
         )
-
-
-def mark_revoked(task: _TASK, task_id: str, options: Mapping[str, Any]) -> None:
-    """Give a cancelled task its terminal state, and count it for its chord, unless it has ended already."""
-    if _state_of(task, task_id) in states.READY_STATES - {states.REVOKED}:
-        return
-    context = context_of(task_id, options)
-    task.backend.mark_as_revoked(
-        task_id, "cancelled", request=context, store_result=not context.ignore_result
-    )
 
 
 def idempotency_key(task_id: str) -> str:
@@ -176,10 +150,10 @@ def _admit(runtime: Runtime, task: _TASK, job: Job, timeout: float | None) -> He
         case Held():
             return admitted
         case LinedUp():
-            _show(task, Status.QUEUED, job, None)
+            handover.show(task, Status.QUEUED, job, None)
             raise Parked("queued, waits for one of the plan's requests")
         case Fenced(Phase.CANCELLED):
-            mark_revoked(task, _id(task), options_of(task))
+            handover.mark_revoked(task, _id(task), options_of(task))
             raise Ignore
         case Fenced():  # a redelivery: its response is on its way already
             raise Ignore
@@ -198,7 +172,7 @@ def _claim(runtime: Runtime, task: _TASK, task_id: str, generation: int) -> Held
             return claimed
         case LinedUp():
             raise Parked("due, waits for one of the plan's requests")
-        case Gone() if task.request.id == task_id and _state_of(task, task_id) not in states.READY_STATES:
+        case Gone() if task.request.id == task_id and not handover.has_ended(task, task_id):
             raise _ledger_lost(None)
         case _:  # stale, redelivered, cancelled, or ended
             raise Ignore
@@ -233,7 +207,7 @@ def _carry_out(runtime: Runtime, task: _TASK, held: Held, decision: Decision) ->
             result = answers.terminal_result(response, job.polls)
             return _settle(runtime, task, held, job, {"result": result}, Phase.CLOSED)
         case Fail(job, error, after):
-            return _settle(runtime, task, held, job, _outcome_of(error, job), _AFTER[after])
+            return _settle(runtime, task, held, job, handover.outcome_of(error, job), _AFTER[after])
 
 
 def _park(runtime: Runtime, task: _TASK, held: Held, phase: Phase, job: Job, delay: float) -> NoReturn:
@@ -241,7 +215,7 @@ def _park(runtime: Runtime, task: _TASK, held: Held, phase: Phase, job: Job, del
     # Past its lease another hop may have ended the task already, and no state may follow its last one.
     shown = now < held.now + runtime.ledger.lease
     if shown:
-        _show(task, job.status, job, now + delay)
+        handover.show(task, job.status, job, now + delay)
     if job.response_id and not held.job.response_id:
         parked = _write_id(runtime, held, job, delay)
     else:
@@ -260,63 +234,16 @@ def _settle(
 ) -> Any:
     if not _write(runtime.ledger.settle, held, outcome, job, after):
         raise Ignore  # cancelled, or another hop's since the lease ran out: whoever holds it ends the task
-    return _return(task, outcome)
+    return handover.give(task, outcome)
 
 
 def _hand_over(runtime: Runtime, task: _TASK, held: Held) -> Any:
     """Give Celery a kept outcome again; of one it has stored already, only what follows the storing."""
-    outcome = held.outcome or {}
-    state = _state_of(task, held.task_id)
-    if state not in states.READY_STATES:
-        return _return(task, outcome)
-    if state == states.FAILURE and "result" in outcome and held.now < held.job.deadline + HAND_OVER_TIME:
-        # A time limit, or a callback that could not be published: an answer that is paid for outlives both.
-        return _return(task, outcome)
-    under_way = _body_is_under_way(task)
-    if state == states.SUCCESS and "result" in outcome and not under_way:
-        _count(task, outcome["result"], store=False)
-    elif state == states.FAILURE and "error" in outcome:
-        _fail_again(task, held.task_id, _error_of(outcome))
-    if not under_way and _body_is_claimed(task):
-        raise Ignore  # perhaps by the hop that died: its claim runs out, and the lease brings another
-    _write(runtime.ledger.close, held.task_id, held.generation)
+    if handover.is_wanted(task, held):
+        return handover.give(task, held.outcome or {})
+    if handover.finish(task, held):
+        _write(runtime.ledger.close, held.task_id, held.generation)
     raise Ignore
-
-
-def _body_is_under_way(task: _TASK) -> bool:
-    """True when the body of the task's chord has left a state: to count for it again might start another."""
-    chord: Any = task.request.chord or {}
-    body = (chord.get("options") or {}).get("task_id")
-    return bool(body) and _state_of(task, str(body)) != states.PENDING
-
-
-def _body_is_claimed(task: _TASK) -> bool:
-    """True while a worker has reserved, and not confirmed, the start of the body of the task's chord.
-
-    `RedisBackend.on_chord_part_return` (5.7) lets one worker start it, and all others pass by for some
-    twenty seconds, whether that one lives or not.
-    """
-    backend, group = task.backend, task.request.group
-    if not (task.request.chord and group and isinstance(backend, RedisBackend)):
-        return False
-    try:
-        claim = backend.client.get(backend.get_key_for_group(group, ".c"))
-    except RedisError as error:
-        logger.warning("Result backend away; task %s comes back: %s", _id(task), type(error).__name__)
-        return True
-    return claim not in {None, b"done", "done"}
-
-
-def _fail_again(task: _TASK, task_id: str, error: FreddyError) -> None:
-    """Store an error once more: an errback that raised has put its own in place of it."""
-    try:
-        task.backend.mark_as_failure(
-            task_id, error, request=task.request, store_result=not task.request.ignore_result
-        )
-    except (
-        Exception
-    ) as fault:  # the user's errback: it has been called, and its faults are not the response's
-        logger.warning("An errback of task %s failed: %s", task_id, type(fault).__name__)
 
 
 def _abandon(runtime: Runtime, held: Held) -> NoReturn:
@@ -328,22 +255,7 @@ def _abandon(runtime: Runtime, held: Held) -> NoReturn:
 
 def _ended_by_celery(task: _TASK, held: Held) -> bool:
     """True when Celery has an outcome that the ledger knows nothing of; only a lost hop can leave one."""
-    return held.recovered and _state_of(task, held.task_id) in states.READY_STATES
-
-
-def _state_of(task: _TASK, task_id: str) -> str:
-    """The state that Celery has on record; a hop that cannot know it ends here, and comes back."""
-    try:
-        return str(task.backend.get_state(task_id))
-    except NotImplementedError:  # an app without a result backend: its answers go to callbacks
-        return states.PENDING
-    except SoftTimeLimitExceeded:
-        raise
-    except Exception as error:  # every backend has exceptions of its own
-        logger.warning(
-            "Result backend away; task %s comes back by its lease: %s", task_id, type(error).__name__
-        )
-        raise Ignore from None
+    return held.recovered and handover.has_ended(task, held.task_id)
 
 
 def _warn_if_background_was_ignored(held: Held, reply: Reply) -> None:
@@ -353,44 +265,6 @@ def _warn_if_background_was_ignored(held: Held, reply: Reply) -> None:
             "FREDDY_READ_TIMEOUT",
             held.task_id,
         )
-
-
-def _return(task: _TASK, outcome: Mapping[str, Any]) -> Any:
-    if "result" in outcome:
-        setattr(task.request, SETTLED, states.SUCCESS)
-        if task.request.chord and isinstance(task.backend, RedisBackend):
-            _count(task, outcome["result"], store=True)
-        return outcome["result"]
-    setattr(task.request, SETTLED, states.FAILURE)
-    raise _error_of(outcome)
-
-
-def _count(task: _TASK, result: Any, *, store: bool) -> None:
-    """Count an answer for its chord, where Celery will count it again: by Redis, that changes nothing.
-
-    A result backend that is away at this moment would be an error of the task to `celery.app.trace` (5.7),
-    which counts that for the chord in place of the answer.
-    """
-    try:
-        task.backend.mark_as_done(_id(task), result, task.request, store_result=store)
-    except SoftTimeLimitExceeded:
-        raise
-    except Exception as error:  # every backend has exceptions of its own
-        logger.warning(
-            "Result backend away; task %s comes back by its lease: %s", _id(task), type(error).__name__
-        )
-        raise Ignore from None
-
-
-def _outcome_of(error: FreddyError, job: Job) -> dict[str, Any]:
-    if job.return_exceptions:
-        return {"result": error.to_result()}
-    return {"error": {"type": type(error).__name__, "message": error.message, "info": error.info}}
-
-
-def _error_of(outcome: Mapping[str, Any]) -> FreddyError:
-    error = outcome.get("error") or {}
-    return error_class(str(error.get("type")))(str(error.get("message", "")), error.get("info"))
 
 
 def _write(transition: Any, *args: Any) -> Any:
@@ -430,30 +304,10 @@ def _write_id(runtime: Runtime, held: Held, job: Job, delay: float) -> ParkedRec
     return parked
 
 
-def _show(task: _TASK, status: Status, job: Job, due: float | None) -> None:
-    """What `AsyncResult.state` and `.info` tell while the response is not terminal."""
-    if getattr(task.request, "ignore_result", False) or task.ignore_result:
-        return
-    state = "IN_PROGRESS" if status is Status.IN_PROGRESS else "QUEUED"
-    facts = {
-        "response_id": job.response_id or None,
-        "polls": job.polls,
-        "next_poll_at": due,
-        "progress": job.progress,
-        "deadline": job.deadline or None,
-    }
-    try:
-        task.update_state(state=state, meta={name: fact for name, fact in facts.items() if fact is not None})
-    except SoftTimeLimitExceeded:
-        raise
-    except Exception as error:  # any backend has exceptions of its own, and the response goes on without it
-        logger.warning("Result backend away; the state shown is old: %s", type(error).__name__)
-
-
 def _show_end(task: _TASK, held: Held, fenced: Fenced) -> None:
     """Undo a state that this hop showed, within its lease, while somebody else cancelled the response."""
     if fenced.phase in {Phase.CANCELLING, Phase.CLOSED} and not held.abandoned:
-        mark_revoked(task, held.task_id, held.options)
+        handover.mark_revoked(task, held.task_id, held.options)
 
 
 def _now(runtime: Runtime, held: Held) -> float:
@@ -469,44 +323,10 @@ def _heeded(runtime: Runtime, reply: Reply) -> Reply:
         try:
             runtime.ledger.heed(
                 refused=refused,
-                retry_in=_retry_in(runtime, reply),
+                retry_in=runtime.retry_in(reply),
                 per_minute=hints.limit,
                 remaining=hints.remaining,
             )
         except RedisError as error:
             logger.warning("State server away; a hint on the limit is lost: %s", type(error).__name__)
     return reply
-
-
-def _retry_in(runtime: Runtime, reply: Reply) -> float | None:
-    return None if reply.hints.retry_at is None else max(0.0, reply.hints.retry_at - runtime.clock())
-
-
-def _run_here(runtime: Runtime, request: Request, job: Job, timeout: float | None) -> Any:
-    """The whole way in this process, for eager mode: no ledger, no budget, the caller waits."""
-    started = runtime.clock()
-    job = replace(job, deadline=started + (timeout or runtime.settings.timeout))
-    key = str(uuid.uuid4())
-    decision: Decision = SubmitAgain(job, 0.0)
-    while isinstance(decision, PollAgain | SubmitAgain):
-        runtime.sleep(decision.delay)
-        if isinstance(decision, SubmitAgain):
-            reply, decide = runtime.client.create(request, key), polling.decide_submit
-        else:
-            reply, decide = runtime.client.retrieve(decision.job.response_id), polling.decide
-        decision = decide(
-            decision.job,
-            reply.seen,
-            runtime.schedule(decision.job),
-            runtime.clock(),
-            runtime.random,
-            runtime.policy,
-            retry_in=_retry_in(runtime, reply),
-        )
-    if isinstance(decision, Complete):
-        return answers.terminal_result(decision.response, decision.job.polls)
-    if decision.after is After.CANCEL and runtime.settings.cancel_remotely:
-        runtime.client.cancel(decision.job.response_id)
-    if decision.job.return_exceptions:
-        return decision.error.to_result()
-    raise decision.error

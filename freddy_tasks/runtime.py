@@ -17,7 +17,7 @@ from .client import Client
 from .connections import connect, state_server
 from .experience import Experience
 from .ledger import Ledger
-from .models import Job
+from .models import Job, Reply
 from .polling import Policy
 from .schedules import Schedule
 from .settings import Settings, load_settings
@@ -40,6 +40,10 @@ class Runtime:
     def schedule(self, job: Job) -> Schedule:
         """When to look for this response."""
         return self.experience.schedule(job)
+
+    def retry_in(self, reply: Reply) -> float | None:
+        """Seconds until the moment before which the API wants no other call; None when it names none."""
+        return None if reply.hints.retry_at is None else max(0.0, reply.hints.retry_at - self.clock())
 
 
 _runtimes: WeakKeyDictionary[Celery, tuple[int, Runtime]] = WeakKeyDictionary()
