@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any
 
 from celery import Celery
 from kombu import Producer
+from kombu.exceptions import ChannelError
 
 from freddy_tasks.continuation import HIDDEN, SUBMIT, yielding
 from freddy_tasks.errors import OutcomeUnknown
@@ -20,12 +22,13 @@ from .checkpoint import Checkpoint
 from .items import Item, ItemId
 from .result import BatchItem, Outcome
 
+logger = logging.getLogger(__name__)
+
 STEP = 200  # prompts published between two looks
 SURVEY_EVERY = 15.0  # seconds between two looks at the ledger
-MARK_TTL = (
-    86_400  # seconds; less than the ledger keeps its own records, so while there is a mark, so are they
-)
-
+# Seconds; less than the ledger keeps its own records, so while there is a mark, so are they.
+MARK_TTL = 86_400
+UNBEGUN = frozenset({None, Phase.CANCELLED})  # a message has yet to reach a worker, if only to end there
 
 _LOST = OutcomeUnknown(
     "It was sent, and the state server has no record of it any more. It may have been answered, and paid for."
@@ -35,12 +38,14 @@ _LOST = OutcomeUnknown(
 class Window:
     """Publishes prompts while there are fewer than `size` in flight, and takes in what has ended.
 
-    `items` are all prompts in order, `end` how many of the first are wanted; a prompt that has an outcome is
-    passed over. `options` are `process_ai_response`'s for all of them. `queue` None: where the app routes it.
+    `items` are all prompts in order, and can be gone through more than once; `end` is how many of the first
+    are wanted. A prompt that has an outcome is passed over. `options` are `process_ai_response`'s for all of
+    them. `queue` None: where the app routes it.
 
     While there is a mark of this run in the state server, what the ledger does not know was never begun, and
     may be published again. Where the mark is gone, the server was emptied or days have passed, and what was
-    sent may have been answered: its outcome is unknown.
+    sent may have been answered: its outcome is unknown. A message that the broker has lost is published
+    again: as its task id is the same, it is one submit even where the message turns up after all.
     """
 
     def __init__(
@@ -59,11 +64,13 @@ class Window:
         self._app = app
         self._ledger = ledger
         self._checkpoint = checkpoint
+        self._items = items
         self._size = size
         self._options = options
         self._queue = queue
         self._monotonic = monotonic
         self._in_flight: dict[str, tuple[int, ItemId]] = {}
+        self._unseen: set[str] = set()  # of those in flight: no worker had begun them at the last survey
         self._unsent: deque[tuple[int, Item]] = deque()
         self._exhausted = False
         self._next_survey = monotonic() + SURVEY_EVERY
@@ -94,7 +101,7 @@ class Window:
         ended: dict[str, Mapping[str, Any] | None] = {}
         ended.update(look.ready_metas(self._app.backend, list(self._in_flight)))
         if is_due := self._monotonic() >= self._next_survey:
-            ended |= self._silent([one for one in self._in_flight if one not in ended])
+            ended |= self._survey([one for one in self._in_flight if one not in ended])
         self._checkpoint.append(self._line(task_id, meta) for task_id, meta in ended.items())
         for task_id in ended:
             del self._in_flight[task_id]
@@ -114,29 +121,36 @@ class Window:
             self._exhausted = not self._unsent
         named = {self._checkpoint.task_id(index): (index, item) for index, item in self._unsent}
         sent_below = self._checkpoint.manifest.sent_below
-        known = self._known([task_id for task_id, (index, _) in named.items() if index < sent_below])
+        need_none = self._known(
+            [task_id for task_id, (index, _) in named.items() if index < sent_below], unless=UNBEGUN
+        )
         self._checkpoint.note_sent_below(max((index + 1 for index, _ in self._unsent), default=0))
         self._in_flight.update({task_id: (index, item.id) for task_id, (index, item) in named.items()})
         with self._app.producer_pool.acquire(block=True) as producer:
             for task_id, (_, item) in named.items():
-                if task_id not in known:
+                if task_id not in need_none:
                     self._send(producer, task_id, item)
                 self._unsent.popleft()
 
     def _send(self, producer: Producer, task_id: str, item: Item) -> None:
         # Not by `send_task`, which would subscribe this process to the result of each prompt for good.
         kwargs = {**self._options, **item.options, "return_exceptions": True}
-        route = self._app.amqp.router.route({"queue": self._queue} if self._queue else {}, SUBMIT)
         message = self._app.amqp.create_task_message(
             task_id, SUBMIT, [item.prompt], kwargs, root_id=task_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN
         )
         yields = yielding(self._app.tasks[SUBMIT], kwargs.get("lane"), {})
-        self._app.amqp.send_task_message(producer, SUBMIT, message, **{**route, **yields})
+        self._app.amqp.send_task_message(producer, SUBMIT, message, **{**self._route(), **yields})
 
-    def _known(self, task_ids: Sequence[str]) -> set[str]:
-        """Those that need no message: the ledger has them, or they have ended."""
+    def _route(self) -> dict[str, Any]:
+        route: dict[str, Any] = self._app.amqp.router.route(
+            {"queue": self._queue} if self._queue else {}, SUBMIT
+        )
+        return route
+
+    def _known(self, task_ids: Sequence[str], unless: Set[Phase | None] = frozenset({None})) -> set[str]:
+        """Those that the ledger has, unless in one of these phases, or that have ended."""
         known = {
-            one for one, standing in look.standings(self._ledger, task_ids) if standing.phase is not None
+            one for one, standing in look.standings(self._ledger, task_ids) if standing.phase not in unless
         }
         return known | {task_id for task_id, _ in look.ready_metas(self._app.backend, task_ids)}
 
@@ -152,16 +166,39 @@ class Window:
                 if task_id not in known
             )
 
-    def _silent(self, task_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
+    def _survey(self, task_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
         """Those whose end would be waited for in vain: closed, or forgotten, and without a result."""
         is_marked = self._ledger.redis.exists(self._mark)
-        silent = [
-            task_id
-            for task_id, standing in look.standings(self._ledger, task_ids)
-            if standing.phase is Phase.CLOSED or (standing.phase is None and not is_marked)
-        ]
+        silent, unseen = [], set()
+        for task_id, standing in look.standings(self._ledger, task_ids):
+            if standing.phase is Phase.CLOSED or (standing.phase is None and not is_marked):
+                silent.append(task_id)
+            elif standing.phase in UNBEGUN:
+                unseen.add(task_id)
+        # One look is too few: a worker takes its messages out of the queue some time before it begins them.
+        lost, self._unseen = unseen & self._unseen, unseen
+        if lost and self._is_queue_empty():
+            self._take_up({self._in_flight[task_id][0] for task_id in lost})
         metas = dict(look.ready_metas(self._app.backend, silent))  # stored before it was closed
         return {task_id: metas.get(task_id) for task_id in silent}
+
+    def _is_queue_empty(self) -> bool:
+        """True when the broker has no message in the queue of our prompts; False where it cannot be told."""
+        route = self._route()
+        if "exchange" in route or "routing_key" in route:
+            return False
+        with self._app.producer_pool.acquire(block=True) as producer:
+            try:
+                declared = route["queue"](producer.channel).queue_declare(passive=True)
+            except ChannelError:  # to Redis, an empty queue is none
+                return True
+        return bool(declared.message_count == 0)
+
+    def _take_up(self, indexes: Set[int]) -> None:
+        """Let the next step publish these again."""
+        logger.warning("The broker has lost %d messages of this batch: they are sent again", len(indexes))
+        items = enumerate(islice(self._items, max(indexes) + 1))
+        self._unsent.extend((index, item) for index, item in items if index in indexes)
 
     def _line(self, task_id: str, meta: Mapping[str, Any] | None) -> tuple[int, dict[str, Any]]:
         index, item_id = self._in_flight[task_id]
