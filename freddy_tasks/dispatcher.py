@@ -46,6 +46,7 @@ class Dispatcher:
         self._seen_revoked: set[str] = set()
         self._unpublished: deque[Hop] = deque()
         self._to_cancel: deque[str] = deque()
+        self._mark = ""
         self._next_sign = 0.0
         self._next_price = 0.0
         self._stopping = threading.Event()
@@ -152,7 +153,14 @@ class Dispatcher:
 
     def _give_sign_of_life(self) -> None:
         if self._monotonic() >= self._next_sign:
-            self._ledger.sign_in(self._hostname)
+            mark = self._ledger.sign_in(self._hostname)
+            if mark != (self._mark or mark):
+                logger.error(
+                    "The state server was emptied, or dropped keys: the responses that waited there are lost, "
+                    "and their tasks show their last state until somebody ends them. Give the ledger a Redis "
+                    "with `noeviction` and an append-only file."
+                )
+            self._mark = mark
             self._next_sign = self._monotonic() + SIGN_OF_LIFE
 
 

@@ -346,15 +346,18 @@ class Ledger:
         """Call all who listen."""
         self.redis.publish(f"{self.prefix}:wake", "")
 
-    def sign_in(self, dispatcher: str) -> None:
-        """Leave a sign of life of a dispatcher."""
-        key = f"{self.prefix}:dispatchers"
+    def sign_in(self, dispatcher: str) -> str:
+        """Leave a sign of life of a dispatcher; a mark that changes when the state server is emptied."""
+        key, mark = f"{self.prefix}:dispatchers", f"{self.prefix}:mark"
         now = float(self.redis.time()[0])
         with self.redis.pipeline() as pipe:
             pipe.zadd(key, {dispatcher: now})
             pipe.zremrangebyscore(key, "-inf", now - DISPATCHER_TTL)
             pipe.expire(key, DISPATCHER_TTL)
-            pipe.execute()
+            pipe.set(mark, uuid.uuid4().hex, nx=True)
+            pipe.expire(mark, RECORD_TTL)
+            pipe.get(mark)
+            return str(pipe.execute()[-1])
 
     def dispatchers(self) -> tuple[str, ...]:
         """Those that gave a sign of life within the last half minute."""

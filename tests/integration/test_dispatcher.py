@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 
 import pytest
+import redis
 from celery import Celery
+from logs import logged
 from shop import wait_for
 
 from freddy_tasks import dispatcher as module
@@ -73,3 +75,21 @@ def test_a_stop_needs_no_server(settings: Settings, monkeypatch: pytest.MonkeyPa
 
     assert started
     assert not running()
+
+
+def test_a_state_server_that_was_emptied_is_told_once(
+    state: redis.Redis, dispatcher: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever was there before: nothing is left that could name the responses that waited."""
+    monkeypatch.setattr(module, "SIGN_OF_LIFE", 0.0)
+    with logged("freddy_tasks.dispatcher") as records:
+        dispatcher.dispatch()
+        dispatcher.dispatch()
+        before = len(records)
+        state.flushdb()
+        dispatcher.dispatch()
+        dispatcher.dispatch()
+
+    assert before == 0
+    assert [record.levelname for record in records] == ["ERROR"]
+    assert "was emptied" in records[0].getMessage()
