@@ -156,7 +156,7 @@ class Dispatcher:
             mark = self._ledger.sign_in(self._hostname)
             if mark != (self._mark or mark):
                 logger.error(
-                    "The state server was emptied, or dropped keys: the responses that waited there are lost, "
+                    "The state server was emptied, or dropped keys: the responses that waited there are lost "
                     "and their tasks show their last state until somebody ends them. Give the ledger a Redis "
                     "with `noeviction` and an append-only file."
                 )
