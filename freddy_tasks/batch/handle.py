@@ -110,7 +110,7 @@ class Batch:
         return cls(app, record.load(runtime_of(app).ledger, batch_id))
 
     def progress(self) -> Progress:
-        """Where the prompts stand, at the cost of one round trip per 500 of those that have not ended."""
+        """Where the prompts stand, at the cost of one round trip per 200 of those that have not ended."""
         if self._result is not None:
             return Progress(len(self), **self._result.counts, seconds_left=0.0)
         runtime = runtime_of(self._app)

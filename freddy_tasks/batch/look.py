@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery import states
-from celery.backends.base import KeyValueStoreBackend
+from celery.backends.redis import RedisBackend
 
 from freddy_tasks.ledger import Ledger, Phase
 from freddy_tasks.models import Status
 
-CHUNK = 500  # tasks a round trip
+CHUNK = 200  # tasks a round trip: of those that have ended, it brings the whole answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def standings(ledger: Ledger, task_ids: Sequence[str]) -> Iterator[tuple[str, St
 
 
 def _metas(backend: Any, task_ids: Sequence[str]) -> list[Mapping[str, Any] | None]:
-    if not isinstance(backend, KeyValueStoreBackend):
+    if not isinstance(backend, RedisBackend):
         return [backend.get_task_meta(task_id, cache=False) for task_id in task_ids]
     kept = backend.mget([backend.get_key_for_task(task_id) for task_id in task_ids])
     return [None if value is None else backend.decode_result(value) for value in kept]

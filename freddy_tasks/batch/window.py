@@ -98,19 +98,23 @@ class Window:
         # What an earlier step could not send is counted as in flight already.
         if self._unsent or (not self._exhausted and len(self._in_flight) < self._size):
             self._publish(min(STEP, self._size - len(self._in_flight)))
-        ended: dict[str, Mapping[str, Any] | None] = {}
-        ended.update(look.ready_metas(self._app.backend, list(self._in_flight)))
-        if is_due := self._monotonic() >= self._next_survey:
-            ended |= self._survey([one for one in self._in_flight if one not in ended])
-        self._checkpoint.append(self._line(task_id, meta) for task_id, meta in ended.items())
-        for task_id in ended:
-            del self._in_flight[task_id]
-        for task_id in ended:
-            self._app.backend.forget(task_id)  # it is on disk: the result backend need not hold all of them
-        if is_due:
+        ended = self._take_in(look.ready_metas(self._app.backend, list(self._in_flight)))
+        if self._monotonic() >= self._next_survey:
+            ended += self._take_in(self._survey())
             self._remember()
             self._next_survey = self._monotonic() + SURVEY_EVERY
-        return len(ended)
+        return ended
+
+    def _take_in(self, ended: Iterable[tuple[str, Mapping[str, Any] | None]]) -> int:
+        count, ended = 0, iter(ended)
+        while chunk := list(islice(ended, STEP)):  # not all at once: these are whole answers
+            self._checkpoint.append(self._line(task_id, meta) for task_id, meta in chunk)
+            for task_id, _ in chunk:
+                del self._in_flight[task_id]
+            for task_id, _ in chunk:
+                self._app.backend.forget(task_id)  # it is on disk: the result backend need not hold all
+            count += len(chunk)
+        return count
 
     def _open(self, items: Iterable[Item]) -> Iterator[tuple[int, Item]]:
         return ((index, item) for index, item in enumerate(items) if self._checkpoint.outcome(index) is None)
@@ -166,11 +170,11 @@ class Window:
                 if task_id not in known
             )
 
-    def _survey(self, task_ids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
+    def _survey(self) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
         """Those whose end would be waited for in vain: closed, or forgotten, and without a result."""
         is_marked = self._ledger.redis.exists(self._mark)
         silent, unseen = [], set()
-        for task_id, standing in look.standings(self._ledger, task_ids):
+        for task_id, standing in look.standings(self._ledger, list(self._in_flight)):
             if standing.phase is Phase.CLOSED or (standing.phase is None and not is_marked):
                 silent.append(task_id)
             elif standing.phase in UNBEGUN:
@@ -179,8 +183,10 @@ class Window:
         lost, self._unseen = unseen & self._unseen, unseen
         if lost and self._is_queue_empty():
             self._take_up({self._in_flight[task_id][0] for task_id in lost})
-        metas = dict(look.ready_metas(self._app.backend, silent))  # stored before it was closed
-        return {task_id: metas.get(task_id) for task_id in silent}
+        for start in range(0, len(silent), STEP):
+            chunk = silent[start : start + STEP]
+            metas = dict(look.ready_metas(self._app.backend, chunk))  # stored before it was closed
+            yield from ((task_id, metas.get(task_id)) for task_id in chunk)
 
     def _is_queue_empty(self) -> bool:
         """True when the broker has no message in the queue of our prompts; False where it cannot be told."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections import Counter
 from typing import Any
 
@@ -21,7 +22,7 @@ from freddy_tasks import (
     cancel_response,
     process_batch,
 )
-from freddy_tasks.batch import Outcome
+from freddy_tasks.batch import Outcome, look
 
 OPTIONS = {"queue": "urgent", "shadow": "ours"}
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
@@ -37,6 +38,12 @@ def mixed(count: int) -> list[str]:
 def outcomes(items: tuple[BatchItem, ...]) -> dict[str, int]:
     """How many ended each way."""
     return dict(Counter(item.outcome.value for item in items))
+
+
+def calls_of(shop: Shop, command: str) -> int:
+    """How often the server was given a command."""
+    stats = shop.app.backend.client.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 def test_answers_come_in_the_order_of_the_prompts(shop: Shop) -> None:
@@ -195,6 +202,19 @@ def test_only_the_failed_are_tried_again(shop: Shop) -> None:
         Batch.restore(batch.id).retry_failed(prompts[::-1])
     with pytest.raises(InvalidRequest, match="give them again"):
         Batch.restore(batch.id).retry_failed()
+
+
+def test_results_are_read_many_at_a_round_trip(shop: Shop) -> None:
+    """One for each would be thousands of them, at every look of a large batch."""
+    batch = process_batch(mixed(5))
+    batch.get(DEADLINE)
+    absent = [str(uuid.uuid4()) for _ in range(look.CHUNK)]
+
+    before = calls_of(shop, "mget")
+    found = dict(look.ready_metas(shop.app.backend, [*absent, *batch.task_ids]))
+
+    assert set(found) == set(batch.task_ids)
+    assert calls_of(shop, "mget") == before + 2
 
 
 def test_progress_adds_up_at_any_moment(shop: Shop) -> None:
