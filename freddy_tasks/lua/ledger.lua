@@ -46,7 +46,7 @@ end
 local function line_up(id, phase, lane, deadline)
   local line = phase == 'queued' and READY.submit or READY.look
   if not redis.call('ZSCORE', line, id) then
-    redis.call('ZADD', line, string.format('%.3f', tonumber(lane) * 1e11 + now), id)
+    redis.call('ZADD', line, seconds(tonumber(lane) * 1e11 + now), id)
   end
   redis.call('EXPIRE', line, ttl)
   if wakes_others and redis.call('ZCARD', line) == 1 then redis.call('PUBLISH', WAKE, '') end

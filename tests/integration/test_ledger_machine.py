@@ -258,7 +258,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         assert isinstance(answer, Parked)
         entry.response = entry.response or phase is Phase.WAITING
-        if entry.cancel:
+        if entry.cancel and phase is not Phase.CANCELLING:  # a cancel that is repeated keeps its pause
             phase, at_once = Phase.CANCELLING, True
         assert answer.phase is phase
         entry.resubmits += phase is Phase.QUEUED
@@ -345,13 +345,11 @@ class LedgerMachine(RuleBasedStateMachine):
         if later:
             for task_id in self.model:
                 self.ring(task_id)
-        due = {name for name, entry in self.model.items() if entry.ringing}
+        due = self.ringing()  # in the order in which the dispatcher takes them
         turn = self.server.hget(self.budget.keys[0], "turn") or "look"
         popped = self.calling(False).pop(most)
-        seen = due if len(due) <= most else self.due_that_moved(due)
-        assert len(seen) == min(len(due), most)
         expected = set()
-        for name in seen:
+        for name in due[:most]:
             entry = self.model[name]
             entry.ringing = False
             late = entry.late and entry.phase is not Phase.CANCELLING
@@ -372,6 +370,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert hop.phase in OPEN
             assert hop.generation == entry.generation + 1
             entry.generation, entry.holder, entry.lined_up = hop.generation, "published", False
+            entry.ringing = False  # one that was past `most` may leave from its line all the same
             entry.paid = hop.task_id in from_line
             if entry.paid:
                 self.pay()
@@ -379,11 +378,6 @@ class LedgerMachine(RuleBasedStateMachine):
             self.messages.append((hop.task_id, hop.generation))
         assert popped.lined_up == sum(entry.lined_up for entry in self.model.values())
         self.assert_lanes(from_line)
-
-    def due_that_moved(self, due: set[str]) -> set[str]:
-        """Of more that were due than were asked for, those that the dispatcher took."""
-        now = self.now()
-        return {name for name in due if float(self.server.zscore(f"{self.prefix}:due", name)) > now}
 
     def assert_lanes(self, released: list[str]) -> None:
         """Nobody was passed by a patient one of the same line."""
@@ -450,6 +444,11 @@ class LedgerMachine(RuleBasedStateMachine):
         """Jobs that have an alarm."""
         return [name for name, entry in self.model.items() if entry.phase in OPEN]
 
+    def ringing(self) -> list[str]:
+        """Jobs whose alarm rings now by the server's books, the longest first."""
+        found: list[str] = self.server.zrangebyscore(f"{self.prefix}:due", "-inf", self.now())
+        return found
+
     def ring(self, task_id: str) -> None:
         """The moment comes: a poll is due, or a lease runs out, whoever still works on it."""
         if self.server.zadd(f"{self.prefix}:due", {task_id: 0}, xx=True, ch=True):
@@ -513,7 +512,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        """Every open job has an alarm, and nothing else has; whoever lines up has one too."""
+        """Every open job, and nothing else, has an alarm that rings at its moment; who lines up is open."""
         if not hasattr(self, "model"):
             return
         due = set(self.server.zrange(f"{self.prefix}:due", 0, -1))
@@ -522,6 +521,7 @@ class LedgerMachine(RuleBasedStateMachine):
         }
 
         assert due == {name for name, entry in self.model.items() if entry.phase in OPEN}
+        assert set(self.ringing()) == {name for name, entry in self.model.items() if entry.ringing}
         for line, names in lines.items():
             expected = {n for n, entry in self.model.items() if entry.lined_up and entry.line == line}
             assert names == expected
@@ -576,6 +576,7 @@ def server(valkey: EmbeddedServer) -> Iterator[redis.Redis]:
         yield client
 
 
+@pytest.mark.timeout(3_600)  # the long profile takes its time
 def test_the_scripts_keep_to_the_model_whatever_happens(server: redis.Redis) -> None:
     """Any order of submits, deliveries, crashes, cancels and alarms keeps every invariant."""
     LedgerMachine.server = server
@@ -669,3 +670,41 @@ def test_a_message_of_an_older_generation_is_turned_away(walk: LedgerMachine) ->
 
     assert walk.model["a"].phase is Phase.CANCELLING
     assert walk.model["a"].generation == 4
+
+
+def test_a_job_that_leaves_its_line_does_not_ring_any_more(walk: LedgerMachine) -> None:
+    """Two alarms ring, and one is asked for: another leaves, which was in line before it."""
+    walk.refill(0)
+    for task_id in ("b", "a"):
+        walk.begin(task_id, Lane.NORMAL, whole=True, twice=False)
+    walk.refill(1)
+    walk.pop(1, later=True)
+
+    assert walk.messages == [("b", 2)]
+    assert walk.ringing() == []
+
+
+def test_a_cancel_that_is_repeated_keeps_its_pause(walk: LedgerMachine) -> None:
+    """The wish to cancel hurries a poll, but not the next attempt of the cancel itself."""
+    walk.begin("a", Lane.NORMAL, whole=False, twice=False)
+    walk.begin("b", Lane.NORMAL, whole=False, twice=False)
+    walk.park(0, Phase.WAITING, at_once=False)
+    walk.cancel("a", even_unseen=False, twice=False)
+    walk.hop(0)
+    walk.holders.reverse()
+    walk.park(0, Phase.WAITING, at_once=False)
+
+    assert walk.model["a"].phase is Phase.CANCELLING
+    assert walk.ringing() == []
+
+
+def test_who_lines_up_first_leaves_first(state: redis.Redis, prefix: str) -> None:
+    """Even within one millisecond, in which names would decide."""
+    ledger = Ledger(state, prefix, Budget.of(prefix, 60, 0, 120))
+    ledger.heed(refused=True, retry_in=600.0, per_minute=None, remaining=None)
+    arrived = [f"task-{n:02}" for n in reversed(range(50))]
+    job = Job(deadline=0.0, model="m")
+    for task_id in arrived:
+        ledger.begin(task_id, job, body={}, options={}, timeout=60.0, whole=False)
+
+    assert state.zrange(f"{prefix}:ready:submit", 0, -1) == arrived
