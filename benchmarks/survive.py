@@ -17,7 +17,16 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests" / "acceptance")]
 
-from campaigns import cancelling, deaths, faulty, kill, servers, soak, stopping  # noqa: E402  # found by the line above
+from campaigns import (  # noqa: E402  # found by the line above
+    cancelling,
+    deaths,
+    failover,
+    faulty,
+    kill,
+    servers,
+    soak,
+    stopping,
+)
 from campaigns.book import Verdict  # noqa: E402
 from campaigns.stage import Plan  # noqa: E402
 
@@ -27,6 +36,7 @@ SIZES = {
     "points": 60,
     "restart": 200,
     "outage": 200,
+    "failover": 200,
     "drop": 200,
     "maxmemory": 200,
     "faults": 500,
@@ -39,6 +49,7 @@ CAMPAIGNS: dict[str, Campaign] = {
     "points": lambda plan: [_with_table(plan, resubmit=False), _with_table(plan, resubmit=True)],
     "restart": lambda plan: [servers.restart(plan)],
     "outage": lambda plan: [servers.restart(plan, seconds, rounds=1) for seconds in (1.0, 30.0)],
+    "failover": lambda plan: [failover.run(plan), failover.run(plan, failover.LAG)],
     "drop": lambda plan: [servers.drop(plan)],
     "maxmemory": lambda plan: [servers.fill(plan)],
     "faults": lambda plan: [faulty.run(plan)[0], faulty.mix(plan)],

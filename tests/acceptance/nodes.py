@@ -117,11 +117,12 @@ class Valkey(LocalProcess):
 
     ready_prompt = "Ready to accept connections"
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, password: str = "") -> None:
         self.port = free_port()
-        self.password = uuid.uuid4().hex
+        self.password = password or uuid.uuid4().hex
         argv = [str(find_server()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory)]
-        argv += ["--appendonly", "yes", "--save", "", "--requirepass", self.password, *options]
+        argv += ["--appendonly", "yes", "--save", "", *options]
+        argv += ["--requirepass", self.password, "--masterauth", self.password]
         super().__init__(argv, directory / "valkey.log")
 
     @property
@@ -137,18 +138,21 @@ class Valkey(LocalProcess):
 
 
 class Sentinel(LocalProcess):
-    """A Sentinel that watches one master."""
+    """A Sentinel that watches one master; each of the `limits` is in milliseconds."""
 
     ready_prompt = "+monitor master"
     master = "prime"
 
-    def __init__(self, directory: Path, master: Valkey) -> None:
+    def __init__(self, directory: Path, master: Valkey, quorum: int = 1, **limits: int) -> None:
         self.port = free_port()
         configuration = directory / "sentinel.conf"
         configuration.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"
-            f"sentinel monitor {self.master} 127.0.0.1 {master.port} 1\n"
+            f"sentinel monitor {self.master} 127.0.0.1 {master.port} {quorum}\n"
             f"sentinel auth-pass {self.master} {master.password}\n"
+            + "".join(
+                f"sentinel {name.replace('_', '-')} {self.master} {value}\n" for name, value in limits.items()
+            )
         )
         argv = [str(find_server()), str(configuration), "--sentinel"]
         super().__init__(argv, directory / "sentinel.log")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from campaigns import cancelling, deaths, faulty, kill, servers
+from campaigns import cancelling, deaths, failover, faulty, kill, servers
 from campaigns.book import Verdict
 from campaigns.stage import Plan
 
@@ -48,6 +48,20 @@ def test_a_server_that_crashes_loses_nothing_in_silence() -> None:
     assert verdict.good, told(verdict)
 
 
+def test_a_full_server_ends_no_worker_and_loses_no_answer() -> None:
+    """Three times without memory for a write, under twenty responses."""
+    verdict = servers.fill(Plan(size=20))
+
+    assert verdict.good, told(verdict)
+
+
+def test_a_failover_leaves_no_answer_behind() -> None:
+    """SIGKILL of the master, a replica in its place, and all three addresses by Sentinel."""
+    verdict = failover.run(Plan(size=20), rounds=1)
+
+    assert verdict.good, told(verdict)
+
+
 def test_each_fault_leads_to_its_end() -> None:
     """A few of the table; all of them are in the script."""
     verdict, table = faulty.run(Plan(), FAULTS)
@@ -62,7 +76,7 @@ def test_each_fault_leads_to_its_end() -> None:
 
 
 def test_each_way_to_cancel_ends_at_the_api_and_here_once() -> None:
-    """Revoked, terminated, cancelled, past the deadline, in a chord, and while it ends by itself."""
-    verdict = cancelling.run(Plan(size=12))
+    """By Celery, call, command and Ctrl-C, past the deadline, in a chord, and while it ends by itself."""
+    verdict = cancelling.run(Plan(size=16))
 
     assert verdict.good, told(verdict)

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-import redis
 from celery import Celery, states
 
 from freddy_tasks.batch.look import ready_metas
@@ -17,6 +17,7 @@ from freddy_tasks.emulator import Emulator
 from freddy_tasks.responses import idempotency_key
 
 UNKNOWN = "OutcomeUnknown"
+LOST = "LedgerLost"
 
 
 @dataclass
@@ -29,6 +30,14 @@ class End:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run of a chord's body: how many members it was given, and when, in Unix seconds."""
+
+    members: int
+    at: float
+
+
 @dataclass
 class Book:
     """What was sent, and what has ended so far."""
@@ -38,9 +47,7 @@ class Book:
     body_ids: dict[str, str] = field(default_factory=dict)  # name → task id of the body
     members: dict[str, str] = field(default_factory=dict)  # task id → name of its chord
     ends: dict[str, End] = field(default_factory=dict)
-    bodies: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # chord → members given to each run of its body
+    bodies: dict[str, list[Run]] = field(default_factory=dict)  # chord → runs of its body
     changed: set[str] = field(default_factory=set)  # tasks whose end changed after it had been seen
 
     @property
@@ -67,16 +74,12 @@ class Book:
             if end_of(meta).word != self.ends.get(task_id, end_of(meta)).word:
                 self.changed.add(task_id)
 
-    def count_bodies(self, state: redis.Redis) -> None:
+    def count_bodies(self, folder: Path) -> None:
         """Read which bodies of chords have run, how often, and with how many members."""
-        names = list(self.chords)
-        with state.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.smembers(f"survive:bodies:{name}")
-            found = pipe.execute()
-        self.bodies = {
-            name: [int(run.split()[0]) for run in runs] for name, runs in zip(names, found, strict=True)
-        }
+        for name in self.chords:
+            path = folder / name
+            lines = path.read_text().splitlines() if path.exists() else []
+            self.bodies[name] = [Run(int(members), float(at)) for members, at in map(str.split, lines)]
 
 
 def end_of(meta: Mapping[str, Any]) -> End:
@@ -140,7 +143,7 @@ def judge(
     api: Emulator,
     *,
     expected: Mapping[str, Iterable[str]] | None = None,
-    unknown_allowed: bool = False,
+    also: Iterable[str] = (),
     reposts_allowed: bool = False,
     ignore_end: Iterable[str] = (),
     swallowed: Iterable[str] = (),
@@ -150,13 +153,12 @@ def judge(
 ) -> Verdict:
     """Hold what was sent against what the API saw and what the result backend has.
 
-    `expected` names the ends of tasks that are not `completed`; `unknown_allowed` lets any end in
-    OutcomeUnknown; with `reposts_allowed` a key may be posted again, as long as it makes one job. The
-    `swallowed` were never begun, as the broker lost their message; how late those of `ignore_end` came is
-    the broker's doing, too. A prompt that was sent twice counts as known to be so when the server crashed
-    within one of the `forgotten` spans, in Unix seconds,
-    after the first time. `texts` makes the answer that belongs to
-    a prompt, `real` a moment of the emulator's clock one of ours.
+    `expected` names the ends of tasks that are not `completed`, `also` the errors that any may end in;
+    with `reposts_allowed` a key may be posted again, as long as it makes one job. The `swallowed` were never
+    begun, as the broker lost their message; how late those of `ignore_end` came is the broker's doing, too.
+    What was done twice counts as known to be so when the first time is within one of the `forgotten` spans,
+    in Unix seconds: the server lost it in a crash. `texts` makes the answer that belongs to a prompt, `real`
+    a moment of the emulator's clock one of ours.
     """
     expected, swallowed, ignore_end = expected or {}, set(swallowed), set(ignore_end)
     jobs = api.jobs()
@@ -165,13 +167,14 @@ def judge(
     first_sent: dict[str, float] = {}
     for job in jobs:
         first_sent.setdefault(job.prompt_sha256, job.created_at)
+    forgotten = tuple(forgotten)
     forgot = []
     ended_at = {job.prompt_sha256: job.completed_at for job in jobs if job.completed_at is not None}
     lost, doubled, hung, lags, unknown = [], [], [], [0.0], 0
     for task_id, prompt in book.sent.items():
         digest = book.digest(task_id)
         sent_at = first_sent.get(digest, 0.0)
-        if by_prompt[digest] == 2 and any(start <= sent_at <= end for start, end in forgotten):
+        if by_prompt[digest] == 2 and _within(sent_at, forgotten):
             forgot.append(task_id)
         elif by_prompt[digest] > 1:
             doubled.append(f"{task_id} made {by_prompt[digest]} jobs")
@@ -179,20 +182,22 @@ def judge(
             doubled.append(f"{task_id} was posted {posts[idempotency_key(task_id)]} times")
         end = book.ends.get(task_id)
         if end is None:
-            if task_id not in swallowed:
+            # One that was sent had a record, which only a crash can have taken.
+            if task_id not in swallowed or (digest in first_sent and not _within(sent_at, forgotten)):
                 hung.append(f"{task_id} {prompt!r}")
             continue
         if end.word == UNKNOWN:
             unknown += 1
-        allowed = set(expected.get(task_id, ("completed",))) | ({UNKNOWN} if unknown_allowed else set())
+        allowed = {*expected.get(task_id, ("completed",)), *also}
         if end.word not in allowed or (end.word == "completed" and end.text != texts(prompt)):
             lost.append(f"{task_id} ended as {end.word} {end.message}")
         elif end.word == "completed" and digest in ended_at and task_id not in ignore_end:
             lags.append(end.at - real(ended_at[digest]))
+    again = [name for name, runs in book.bodies.items() if len(runs) == 2 and _within(runs[0].at, forgotten)]
     counted = [
         f"{name} ran {runs}, has {book.chords[name]} members"
         for name, runs in book.bodies.items()
-        if len(runs) > 1 or any(size != book.chords[name] for size in runs)
+        if len(runs) > 1 + (name in again) or any(run.members != book.chords[name] for run in runs)
     ]
     counted += [f"{task_id} ended twice" for task_id in book.changed]
     cut_short = {book.members[task_id] for task_id in swallowed if task_id in book.members}
@@ -204,4 +209,10 @@ def judge(
     verdict = Verdict(name, len(book.sent), lost, doubled, counted, hung, max(lags), unknown)
     if forgot:
         verdict.notes.append(f"{len(forgot)} submitted again, as the crash took the server's last second")
+    if again:
+        verdict.notes.append(f"{len(again)} bodies of chords run again, for the same reason")
     return verdict
+
+
+def _within(moment: float, spans: Iterable[tuple[float, float]]) -> bool:
+    return any(start <= moment <= end for start, end in spans)

@@ -65,7 +65,9 @@ def run(plan: Plan, *, resubmit: bool = False, points: Sequence[str] = POINTS) -
                 faults.append(f"{point}: {row.ends[UNKNOWN]} unknown outcomes")
         stage.book.look_again(stage.desk)
         name = "points, resubmit" if resubmit else "points"
-        verdict = judge(name, stage.book, stage.api, unknown_allowed=not resubmit, reposts_allowed=resubmit)
+        verdict = judge(
+            name, stage.book, stage.api, also=() if resubmit else (UNKNOWN,), reposts_allowed=resubmit
+        )
         verdict.faults += faults
         verdict.slowest = max(row.recovery for row in rows)
         verdict.notes.append(f"{plan.pool}, {len(rows)} points, lease {LEASE} s")

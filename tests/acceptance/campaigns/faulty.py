@@ -122,7 +122,7 @@ def mix(plan: Plan) -> Verdict:
         stage.api.set_faults(f"{name}@p={share:.5f}" for name in names)
         ids = stage.submit([f"mixed {number}" for number in range(plan.size)], timeout=3 * TIMEOUT)
         stage.wait()
-        verdict = judge("faults mixed", stage.book, stage.api, unknown_allowed=True)
+        verdict = judge("faults mixed", stage.book, stage.api, also=(UNKNOWN,))
         hit = sum(stage.api.counts.faults.values())
         calls = stage.api.counts.posts + stage.api.counts.gets
         verdict.notes += [f"{hit} of {calls} calls hit", f"{verdict.unknown} of {len(ids)} OutcomeUnknown"]

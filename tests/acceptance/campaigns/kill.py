@@ -45,7 +45,7 @@ def run(plan: Plan, *, resubmit: bool = False) -> Verdict:
             "kill, resubmit" if resubmit else "kill",
             stage.book,
             stage.api,
-            unknown_allowed=not resubmit,
+            also=() if resubmit else (UNKNOWN,),
             reposts_allowed=resubmit,
             ignore_end=left,
             swallowed=swallowed,

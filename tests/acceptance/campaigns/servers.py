@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import redis
 
-from campaigns.book import UNKNOWN, Verdict, judge
+from campaigns.book import LOST, UNKNOWN, Verdict, judge
 from campaigns.stage import Plan, Stage
 from freddy_tasks.cli.suspended import unknown_outcomes
 from freddy_tasks.emulator import LogNormal, Options
 
 FORGOTTEN = 1.5  # seconds before a crash that an append-only file synced every second may lack, and a margin
 CUTS = 10  # times that all connections are cut
+FILLS = 3  # times that the memory is gone
 FULL = 3.0  # seconds without memory
 SURVIVING = "freddy_tasks.worker:SurvivingConsumer"
 
 
+@dataclass(frozen=True)
+class Outage:
+    """From when to when the server could not be used, in Unix seconds, and how much it has forgotten."""
+
+    began: float
+    ended: float
+    forgets: float = 0.0  # seconds before its beginning whose writes are gone
+
+
 def restart(plan: Plan, outage: float = 0.0, rounds: int = 3) -> Verdict:
     """SIGKILL the server with its append-only file, `rounds` times, and start it `outage` seconds later."""
-    moments: list[float] = []
+    outages: list[Outage] = []
 
     def break_it(stage: Stage) -> None:
-        for number in range(rounds):
+        for _ in range(rounds):
             stage.send(plan.size // 2 // rounds)
             time.sleep(stage.random.uniform(0.3, 2.0))
             stage.server.kill()
-            moments.append(time.time())
+            began = time.time()
             _note_exits(stage, outage)
             stage.server.start()
-            del number
+            outages.append(Outage(began, time.time(), FORGOTTEN))
             _rest(stage, 3.0)
 
     name = f"outage of {outage:g} s" if outage else "restart"
-    return _run(name, plan, break_it, moments)
+    return ride(name, plan, break_it, outages)
 
 
 def drop(plan: Plan) -> Verdict:
@@ -43,31 +55,48 @@ def drop(plan: Plan) -> Verdict:
 
     def break_it(stage: Stage) -> None:
         with redis.Redis(unix_socket_path=str(stage.server.socket)) as knife:
-            for number in range(CUTS):
+            for _ in range(CUTS):
                 stage.send(plan.size // 2 // CUTS)
-                del number
                 time.sleep(stage.random.uniform(0.2, 1.0))
                 for kind in ("normal", "pubsub"):
                     knife.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
-    return _run("drop", plan, break_it, [])
+    return ride("drop", plan, break_it, [])
 
 
 def fill(plan: Plan) -> Verdict:
     """No memory left under `noeviction`: every write is refused for a while."""
+    outages: list[Outage] = []
 
     def break_it(stage: Stage) -> None:
-        stage.send(plan.size // 2)
-        time.sleep(0.5)
         with redis.Redis(unix_socket_path=str(stage.server.socket)) as client:
-            client.config_set("maxmemory", 1)
-            _note_exits(stage, FULL)
-            client.config_set("maxmemory", 0)
+            for _ in range(FILLS):
+                stage.send(plan.size // 2 // FILLS)
+                time.sleep(stage.random.uniform(0.0, 0.5))
+                client.config_set("maxmemory", 1)
+                began = time.time()
+                _note_exits(stage, FULL)
+                client.config_set("maxmemory", 0)
+                outages.append(Outage(began, time.time()))
+                _rest(stage, 1.0)
 
-    return _run("maxmemory", plan, break_it, [])
+    return ride("maxmemory", plan, break_it, outages)
 
 
-def _run(name: str, plan: Plan, break_it: Callable[[Stage], None], crashes: list[float]) -> Verdict:
+def ride(
+    name: str,
+    plan: Plan,
+    break_it: Callable[[Stage], None],
+    outages: Sequence[Outage],
+    *,
+    server: Any = None,
+    check: Callable[[Stage, Verdict, list[str]], None] | None = None,
+    **env: str,
+) -> Verdict:
+    """Break it with half of the responses under way, see the rest through, and judge.
+
+    `break_it` adds to `outages`. `check` is given the tasks whose first message is nowhere.
+    """
     options = Options(
         durations=LogNormal(3.0, 0.5),
         queue_seconds=0.3,
@@ -76,55 +105,58 @@ def _run(name: str, plan: Plan, break_it: Callable[[Stage], None], crashes: list
         answer="About {}".format,
         seed=plan.seed,
     )
-    with Stage(plan, options, SURVIVE_CONSUMER=SURVIVING) as stage:
+    with Stage(plan, options, server=server, SURVIVE_CONSUMER=SURVIVING, **env) as stage:
         stage.open()
         stage.send(plan.size // 2)
         time.sleep(1.0)
         break_it(stage)
-        back = time.time()
         stage.wait(patience=15.0)
         left = stage.unbegun()
         if left:
             stage.pass_an_hour()
         stage.wait(patience=30.0)
         swallowed = stage.swallowed()
+        forgotten = [(each.began - each.forgets, each.began) for each in outages if each.forgets]
         stage.book.look_again(stage.desk)
         verdict = judge(
             name,
             stage.book,
             stage.api,
-            unknown_allowed=True,
+            also=(UNKNOWN, LOST) if forgotten else (UNKNOWN,),
             ignore_end=left,
             swallowed=swallowed,
-            forgotten=[(moment - FORGOTTEN, moment) for moment in crashes],
+            forgotten=forgotten,
         )
-        verdict.slowest = _slowest_after(stage, back, left)
+        verdict.slowest = _slowest(stage, outages, left)
         unknown = {task_id for task_id, end in stage.book.ends.items() if end.word == UNKNOWN}
         listed = {record.task_id for record in unknown_outcomes(stage.ledger)}
         if listed != unknown:
             verdict.faults.append(f"reconcile lists {len(listed)} of {len(unknown)} unknown outcomes")
-        if stage.ended and name == "maxmemory":
-            # kombu 5.7 lets a refused note of a message end the worker, as it does for any Celery app.
-            verdict.notes.append(f"{len(stage.ended)} workers ended, and were started again")
-        elif stage.ended:
+        if stage.ended:
             verdict.faults.append(f"workers ended with {stage.ended}")
         verdict.notes += [plan.pool, f"{len(unknown)} ended as OutcomeUnknown, all listed by reconcile"]
-        if left:
-            verdict.notes.append(f"{len(left)} not begun waited for the broker's visibility timeout")
-        if swallowed:
+        if late := set(left) - set(swallowed):
+            verdict.notes.append(f"{len(late)} not begun waited for the broker's visibility timeout")
+        if found := [end for end in stage.book.ends.values() if end.word == LOST]:
+            verdict.notes.append(f"{len(found)} ended as LedgerLost")
+        if check:
+            check(stage, verdict, swallowed)
+        elif swallowed:
             verdict.notes.append(f"{len(swallowed)} not begun and lost by kombu")
         if not verdict.good:
             verdict.notes += [f"{each}: {stage.ledger.record(each)}" for each in stage.book.unfinished()[:3]]
         return verdict
 
 
-def _slowest_after(stage: Stage, back: float, left: list[str]) -> float:
-    """Seconds from the server's return, or from a later end at the API, to the last outcome."""
-    ended = {job.prompt_sha256: job.completed_at or 0.0 for job in stage.api.jobs()}
+def _slowest(stage: Stage, outages: Sequence[Outage], left: list[str]) -> float:
+    """Seconds for which an answer was there, and the server too, before the outcome was stored, at most."""
+    ready = {job.prompt_sha256: job.completed_at for job in stage.api.jobs() if job.completed_at}
     lags = [0.0]
     for task_id, end in stage.book.ends.items():
-        if task_id not in left:
-            lags.append(end.at - max(back, ended.get(stage.book.digest(task_id), 0.0)))
+        since = ready.get(stage.book.digest(task_id))
+        if since is not None and task_id not in left:
+            away = sum(max(0.0, min(end.at, each.ended) - max(since, each.began)) for each in outages)
+            lags.append(end.at - since - away)
     return max(lags)
 
 

@@ -15,6 +15,7 @@ SCALE = 20.0  # virtual seconds in one real second: an hour in three minutes
 MEDIAN = 60.0  # virtual seconds of a response
 SLICES = 20
 PAGE = 4096  # bytes
+KOMBU = ("_kombu.", "unacked")  # first parts of keys that the broker's client keeps as long as it is used
 GROWTH = 1.15  # of a worker's memory from the middle to the end, at most
 
 
@@ -46,7 +47,7 @@ def run(plan: Plan) -> Verdict:
         verdict = judge("soak", stage.book, stage.api, real=lambda moment: began + (moment - began) / SCALE)
         verdict.faults += _left(stage)
         verdict.notes += [
-            f"{plan.pool}, {SCALE:g} virtual seconds a second",
+            f"{plan.pool}, {SCALE:g} virtual seconds a second, {time.time() - began:.0f} s in all",
             "memory of a worker at start, middle and end: " + ", ".join(f"{size:.0f} MB" for size in sizes),
         ]
         if sizes[2] > sizes[1] * GROWTH:
@@ -55,18 +56,22 @@ def run(plan: Plan) -> Verdict:
 
 
 def _left(stage: Stage) -> list[str]:
+    """What a run should not have left behind: waiting jobs, messages, open records, keys for ever."""
     state, prefix = stage.state, stage.ledger.prefix
-    until = time.monotonic() + 10.0
-    while state.zcard(f"{prefix}:due") and time.monotonic() < until:
-        time.sleep(0.1)
-    found = (
-        [f"{state.zcard(f'{prefix}:due')} left in the waiting room"] if state.zcard(f"{prefix}:due") else []
-    )
-    mine = list(state.scan_iter(f"{prefix.partition(':')[0]}*", count=1000))
-    forever = [key for key in mine if state.ttl(key) == -1]
-    phases = {state.hget(key, "phase") for key in mine if f"{prefix}:job:" in key}
+    waiting, held = stage.waiting(), state.hlen("unacked")
+    keys = [key for key in state.scan_iter(count=1000) if not key.startswith(KOMBU)]
+    with state.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.ttl(key)
+        forever = [key for key, ttl in zip(keys, pipe.execute(), strict=True) if ttl == -1]
+        records = [key for key in keys if key.startswith(f"{prefix}:job:")]
+        for key in records:
+            pipe.hget(key, "phase")
+        phases = set(pipe.execute())
+    found = [f"{waiting} left in the waiting room"] if waiting else []
+    found += [f"{held} messages not acknowledged"] if held else []
     found += [f"{len(forever)} keys without an end, such as {forever[0]}"] if forever else []
-    found += [f"phases left: {phases}"] if phases - {"closed"} else []
+    found += [f"phases left: {phases}"] if phases != {"closed"} else []
     return found
 
 
@@ -79,4 +84,4 @@ def _resident(worker: Worker) -> float:
     pages = [
         int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (worker.pid, *worker.children())
     ]
-    return sum(pages) * 4096 / 2**20
+    return sum(pages) * PAGE / 2**20

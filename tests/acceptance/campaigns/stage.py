@@ -18,7 +18,7 @@ import redis
 from celery import Celery, chord
 from celery._state import _tls
 from celery.result import denied_join_result
-from nodes import Worker
+from nodes import CHECKOUT, Worker
 
 from campaigns.book import Book
 from freddy_tasks import process_ai_response
@@ -58,6 +58,8 @@ class Stage:
         self.ended: list[int] = []  # exit statuses of workers that ended by themselves
         self._folder = tempfile.TemporaryDirectory(prefix="survive-")
         self.folder = Path(self._folder.name)
+        self._bodies_folder = self.folder / "bodies"
+        self._bodies_folder.mkdir()
         self.server = server or EmbeddedServer()
         self._app = app
         self._env = env
@@ -79,6 +81,7 @@ class Stage:
                 "FREDDY_PLAN": "unlimited",
                 "FREDDY_TIERS": "inf:0.5",
                 "FREDDY_LEASE": f"{LEASE:g}",
+                "SURVIVE_BODIES": str(self._bodies_folder),
                 **self._env,
             }
             self._open_desk()
@@ -92,10 +95,13 @@ class Stage:
 
     def _open_desk(self) -> None:
         before = getattr(_tls, "current_app", None)
-        options = {"socket_timeout": 60.0, "retry_policy": {"timeout": 60.0}}
+        master = {"master_name": self.env["SURVIVE_MASTER"]} if "SURVIVE_MASTER" in self.env else {}
+        options = {"socket_timeout": 60.0, "retry_policy": {"timeout": 60.0}, **master}
         self.desk = Celery("survive", broker=self.server.url, backend=self.server.url, set_as_current=False)
         self.desk.conf.update(
-            result_backend_transport_options=options, task_routes={"survive.collect": {"queue": "bodies"}}
+            broker_transport_options=master,
+            result_backend_transport_options=options,
+            task_routes={"survive.collect": {"queue": "bodies"}},
         )
         self.desk.set_current()
         if before is not None:
@@ -130,7 +136,7 @@ class Stage:
 
     def submit(self, prompts: Sequence[str], **options: Any) -> list[str]:
         """Send prompts, each a task of its own; their task ids."""
-        return [self._note(process_ai_response.delay(prompt, **options).id, prompt) for prompt in prompts]
+        return [self.note(process_ai_response.delay(prompt, **options).id, prompt) for prompt in prompts]
 
     def submit_chord(self, name: str, prompts: Sequence[str]) -> list[str]:
         """Send prompts as one chord; their failures are values, so that its body runs."""
@@ -140,14 +146,14 @@ class Stage:
         self.book.chords[name] = len(prompts)
         self.book.body_ids[name] = result.id
         ids = [member.id for member in result.parent.results]
-        return [self._note(task_id, prompt, name) for task_id, prompt in zip(ids, prompts, strict=True)]
+        return [self.note(task_id, prompt, name) for task_id, prompt in zip(ids, prompts, strict=True)]
 
     def submit_group(self, prompts: Sequence[str]) -> list[str]:
         """Send prompts as a chord whose body nobody expects to run: its members will be cancelled."""
         header = [process_ai_response.s(prompt) for prompt in prompts]
         result = chord(header, app=self.desk)(self.desk.signature("survive.collect", kwargs={"name": ""}))
         members = result.parent.results if result.parent else [result]
-        return [self._note(member.id, prompt) for member, prompt in zip(members, prompts, strict=True)]
+        return [self.note(member.id, prompt) for member, prompt in zip(members, prompts, strict=True)]
 
     def send(self, count: int, prompt: str = "prompt {}") -> list[str]:
         """Send so many, the first half in chords of ten as far as they go."""
@@ -164,7 +170,8 @@ class Stage:
                 prompts = prompts[MEMBERS:]
             return ids + self.submit(prompts)
 
-    def _note(self, task_id: str, prompt: str, chord_name: str | None = None) -> str:
+    def note(self, task_id: str, prompt: str, chord_name: str | None = None) -> str:
+        """Count a task among what was sent."""
         self.book.sent[task_id] = prompt
         if chord_name is not None:
             self.book.members[task_id] = chord_name
@@ -174,7 +181,7 @@ class Stage:
         """Note what has ended since the last look; how many have not."""
         with contextlib.suppress(redis.RedisError, OSError):
             self.book.look(self.desk)
-            self.book.count_bodies(self.state)
+            self.book.count_bodies(self._bodies_folder)
         return self.book.open
 
     def supervise(self) -> None:
@@ -224,6 +231,13 @@ class Stage:
         kept = b" ".join([*self._broker.hvals("unacked"), *self._broker.lrange("celery", 0, -1)])
         return [task_id for task_id in self.unbegun() if task_id.encode() not in kept]
 
+    def waiting(self, timeout: float = 10.0) -> int:
+        """How many are in the waiting room, when it has had some seconds to get empty."""
+        until = time.monotonic() + timeout
+        while (left := self.state.zcard(f"{self.ledger.prefix}:due")) and time.monotonic() < until:
+            time.sleep(TICK)
+        return int(left)
+
     def pass_an_hour(self) -> None:
         """Let the visibility timeout of the killed workers' messages run out.
 
@@ -231,6 +245,11 @@ class Stage:
         """
         name = f"hour-{len(self.workers)}"
         self.workers.append(self.hire(name, SURVIVE_VISIBILITY_TIMEOUT="1"))
+
+    def environment(self) -> dict[str, str]:
+        """What a command needs to work on the same app as the workers."""
+        path = f"{CHECKOUT / 'tests' / 'acceptance'}{os.pathsep}{CHECKOUT}"
+        return {**os.environ, "PYTHONPATH": path, **self.env}
 
     def logs(self) -> str:
         """What the workers have said."""
