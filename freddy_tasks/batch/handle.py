@@ -11,11 +11,12 @@ from typing import Any, Self
 from celery import Celery
 from celery.canvas import Signature
 from celery.exceptions import ChordError
+from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult, GroupResult
 
 from freddy_tasks import tasks as response_tasks
 from freddy_tasks.errors import FreddyError, InvalidRequest
-from freddy_tasks.ledger import Phase
+from freddy_tasks.ledger import RECORD_TTL, Phase
 from freddy_tasks.models import Status
 from freddy_tasks.runtime import runtime_of
 
@@ -28,6 +29,7 @@ from .result import BatchItem, BatchResult, Outcome
 from .tasks import cancel_members, judged
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two looks of `results` and `get`
+PATIENCE = 10.0  # seconds that `get` waits between two looks whether there is anything to wait for
 WINDOW = 200  # prompts that `results` looks at ahead of the next one
 LANE = "batch"
 _ENDED = {Phase.CLOSED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
@@ -104,7 +106,7 @@ class Batch:
     def restore(cls, batch_id: str, app: Celery | None = None) -> Self:
         """The batch of that id, from any process. `app` is the current one unless it is given.
 
-        Raises `InvalidRequest` when it is not known, or not any more: three days after its last use.
+        Raises `InvalidRequest` when it is not known, or not any more: a month after its last use.
         """
         app = app or response_tasks.process_ai_response.app
         return cls(app, record.load(runtime_of(app).ledger, batch_id))
@@ -242,7 +244,8 @@ class Batch:
                 counts[_WHERE.get(standing.status, "queued") if standing.submitted else "waiting"] += 1
         metas = dict(look.ready_metas(self._app.backend, list(unclear)))
         for task_id, standing in unclear.items():
-            if task_id in metas or standing.phase is Phase.CLOSED:
+            is_forgotten = standing.phase is None and self._is_old
+            if task_id in metas or standing.phase is Phase.CLOSED or is_forgotten:
                 item = BatchItem.of("", task_id, metas.get(task_id))
                 self._ended[position[task_id]] = (item.outcome, standing.requests)
             else:
@@ -254,18 +257,52 @@ class Batch:
         return counts
 
     def _is_forgotten(self, task_id: str) -> bool:
-        """It ended, and its result is not kept any more: to wait for it would be to wait for ever."""
-        ((_, standing),) = look.standings(runtime_of(self._app).ledger, [task_id])
-        if standing.phase is not Phase.CLOSED:
-            return False
-        return not any(look.ready_metas(self._app.backend, [task_id]))  # stored before it was closed
+        """Nothing that is known of it could still bring a result: the wait for it would have no end."""
+        ledger = runtime_of(self._app).ledger
+        ((_, standing),) = look.standings(ledger, [task_id])
+        if standing.phase is None:
+            is_lost = self._is_old or not record.is_kept(ledger, self.id)
+        else:
+            is_lost = standing.phase is Phase.CLOSED
+        return is_lost and not any(
+            look.ready_metas(self._app.backend, [task_id])
+        )  # stored before it was closed
+
+    @property
+    def _is_old(self) -> bool:
+        """No worker has yet to begin what the ledger has no record of: it has ended, and is forgotten."""
+        return runtime_of(self._app).clock() - self._record.created_at > RECORD_TTL
 
     def _wait(self, timeout: float | None) -> BatchResult:
-        outcome = self.body.get(timeout=timeout, propagate=False, follow_parents=False)
+        outcome = self._outcome_of_body(timeout)
         if isinstance(outcome, Mapping):
             return BatchResult.from_result(outcome)
-        if isinstance(outcome, ChordError) and self._record.on_error != FAIL_FAST:
+        fails_fast = self._record.on_error == FAIL_FAST
+        if fails_fast and (first := record.stopped_by(runtime_of(self._app).ledger, self._record)):
+            cause = self._app.AsyncResult(first).result
+            if isinstance(cause, FreddyError):
+                raise cause
+        if outcome is None or (isinstance(outcome, ChordError) and not fails_fast):
             return judged(self._record, self._app)
-        first = record.stopped_by(runtime_of(self._app).ledger, self._record)
-        cause = self._app.AsyncResult(first).result if first else outcome
-        raise cause if isinstance(cause, FreddyError) else outcome
+        raise outcome
+
+    def _outcome_of_body(self, timeout: float | None) -> Any:
+        """What the chord's body made or raised; None when it will do neither: the broker lost its message."""
+        body, began, was_over = self.body, time.monotonic(), False
+        while True:
+            left = PATIENCE if timeout is None else timeout - (time.monotonic() - began)
+            try:
+                return body.get(timeout=max(0.0, min(left, PATIENCE)), propagate=False, follow_parents=False)
+            except CeleryTimeoutError:
+                if timeout is not None and left <= PATIENCE:
+                    raise TimeoutError(f"Batch {self.id} has not ended in {timeout:g} s.") from None
+            is_over = self._is_over()
+            if is_over and was_over:  # the body has had its time to run after the last prompt
+                return None
+            was_over = is_over
+
+    def _is_over(self) -> bool:
+        if not record.is_kept(runtime_of(self._app).ledger, self.id):
+            return True
+        self._survey()
+        return len(self._ended) == len(self)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from freddy_tasks.errors import ConfigurationError, InvalidRequest
-from freddy_tasks.ledger import RECORD_TTL, Ledger
+from freddy_tasks.ledger import Ledger
 
 from .items import ItemId
 
+TTL = 30 * 86_400  # seconds; under a plan a batch may go on for weeks, and this is no prompt and no answer
 COLLECT, FAIL_FAST = "collect", "fail_fast"
 OnError = str | float
 
@@ -69,15 +70,22 @@ class Record:
 
 
 def save(ledger: Ledger, record: Record) -> None:
-    """Keep a record as long as its last response is kept at the most."""
-    ledger.redis.set(_key(ledger, record.id), json.dumps(record.to_message()), ex=RECORD_TTL)
+    """Keep a record for a month from its last use."""
+    ledger.redis.set(_key(ledger, record.id), json.dumps(record.to_message()), ex=TTL)
+
+
+def is_kept(ledger: Ledger, batch_id: str) -> bool:
+    """False for a batch of which the state server knows nothing any more."""
+    return bool(ledger.redis.exists(_key(ledger, batch_id)))
 
 
 def load(ledger: Ledger, batch_id: str) -> Record:
     """The record of a batch. Raises `InvalidRequest` when there is none, or none any more."""
-    kept = ledger.redis.getex(_key(ledger, batch_id), ex=RECORD_TTL)
+    kept = ledger.redis.getex(_key(ledger, batch_id), ex=TTL)
     if kept is None:
-        raise InvalidRequest(f"No batch {batch_id} is known here: its record is dropped after three days.")
+        raise InvalidRequest(
+            f"No batch {batch_id} is known here: its record is dropped a month after its last use."
+        )
     return Record.from_message(json.loads(kept))
 
 
@@ -96,7 +104,7 @@ def stopped_by(ledger: Ledger, record: Record, failed_id: str | None = None) -> 
     """The task whose failure stopped a `fail_fast` batch: the first one that is named here."""
     key = f"{_key(ledger, record.id)}:stopped_by"
     if failed_id is not None:
-        ledger.redis.set(key, failed_id, ex=RECORD_TTL, nx=True)
+        ledger.redis.set(key, failed_id, ex=TTL, nx=True)
     first: str | None = ledger.redis.get(key)
     return first
 

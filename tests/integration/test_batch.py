@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections import Counter
@@ -22,7 +23,7 @@ from freddy_tasks import (
     cancel_response,
     process_batch,
 )
-from freddy_tasks.batch import Outcome, look
+from freddy_tasks.batch import Outcome, handle, look
 
 OPTIONS = {"queue": "urgent", "shadow": "ours"}
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
@@ -173,6 +174,54 @@ def test_a_result_that_expired_counts_as_unknown(shop: Shop) -> None:
 
     items = list(Batch.restore(batch.id, shop.app).results(DEADLINE))
     assert [item.outcome for item in items] == [Outcome.COMPLETED, Outcome.UNKNOWN, Outcome.COMPLETED]
+
+
+def test_a_batch_that_takes_too_long_is_a_timeout_of_pythons_own(shop: Shop) -> None:
+    """As everywhere; Celery's exception of that name is another one."""
+    batch = process_batch([ENDLESS.format(0)])
+
+    with pytest.raises(TimeoutError, match=batch.id):
+        batch.get(0.1)
+    with pytest.raises(TimeoutError, match=batch.id):
+        next(batch.results(0.1))
+    batch.cancel()
+
+
+def test_nobody_waits_for_an_end_that_was_lost(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message of a chord's body can be lost as any other: the prompts have their results."""
+    monkeypatch.setattr(handle, "PATIENCE", 0.05)
+    batch = process_batch(mixed(5))
+    batch.get(DEADLINE)
+    shop.app.backend.forget(batch.id)
+
+    assert Batch.restore(batch.id).get(DEADLINE).counts["completed"] == 4
+
+
+def test_nobody_waits_for_a_batch_that_the_servers_have_forgotten(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An emptied server has neither its messages nor its record: its outcomes are unknown."""
+    monkeypatch.setattr(handle, "PATIENCE", 0.05)
+    batch = process_batch(["ants", "bees"], group_options={"queue": "nobodys"})
+    client = shop.runtime.ledger.redis
+    client.delete(*client.keys("nobodys*"), *client.keys(f"*{batch.id}"))
+
+    assert [item.outcome for item in batch.results(DEADLINE)] == [Outcome.UNKNOWN] * 2
+    assert batch.get(DEADLINE).counts["unknown"] == 2
+
+
+def test_what_ended_days_ago_and_is_not_kept_is_unknown(shop: Shop) -> None:
+    """A batch can take longer than results are kept, and longer than the ledger remembers what has ended."""
+    batch = process_batch(["ants", "bees"], group_options={"queue": "nobodys"})
+    client = shop.runtime.ledger.redis
+    (key,) = client.keys(f"{shop.runtime.ledger.prefix}:batch:{batch.id}")
+    kept = json.loads(client.get(key))
+    client.set(key, json.dumps({**kept, "created_at": kept["created_at"] - 4 * 86_400}))
+    client.delete(*client.keys("nobodys*"))
+
+    old = Batch.restore(batch.id)
+    assert old.progress().unknown == 2
+    assert [item.outcome for item in old.results(DEADLINE)] == [Outcome.UNKNOWN] * 2
 
 
 def test_a_batch_is_found_again_by_its_id(shop: Shop) -> None:
