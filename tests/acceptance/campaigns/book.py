@@ -149,7 +149,6 @@ def judge(
     swallowed: Iterable[str] = (),
     forgotten: Iterable[tuple[float, float]] = (),
     texts: Callable[[str], str] = "About {}".format,
-    real: Callable[[float], float] = float,
 ) -> Verdict:
     """Hold what was sent against what the API saw and what the result backend has.
 
@@ -157,8 +156,7 @@ def judge(
     with `reposts_allowed` a key may be posted again, as long as it makes one job. The `swallowed` were never
     begun, as the broker lost their message; how late those of `ignore_end` came is the broker's doing, too.
     What was done twice counts as known to be so when the first time is within one of the `forgotten` spans,
-    in Unix seconds: the server lost it in a crash. `texts` makes the answer that belongs to a prompt, `real`
-    a moment of the emulator's clock one of ours.
+    in Unix seconds: the server lost it in a crash. `texts` makes the answer that belongs to a prompt.
     """
     expected, swallowed, ignore_end = expected or {}, set(swallowed), set(ignore_end)
     jobs = api.jobs()
@@ -192,7 +190,7 @@ def judge(
         if end.word not in allowed or (end.word == "completed" and end.text != texts(prompt)):
             lost.append(f"{task_id} ended as {end.word} {end.message}")
         elif end.word == "completed" and digest in ended_at and task_id not in ignore_end:
-            lags.append(end.at - real(ended_at[digest]))
+            lags.append(end.at - ended_at[digest])
     again = [name for name, runs in book.bodies.items() if len(runs) == 2 and _within(runs[0].at, forgotten)]
     counted = [
         f"{name} ran {runs}, has {book.chords[name]} members"

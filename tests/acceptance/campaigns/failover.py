@@ -26,6 +26,7 @@ SENTINELS, QUORUM = 3, 2
 LIMITS = {"down_after_milliseconds": 1000, "failover_timeout": 3000}
 MARGIN = 0.1  # seconds before a master's death that a replica on the same machine may lack
 LAG = 1.0  # seconds that it is made to lack
+ASKED = 3  # lost ones for which the command is run
 
 
 class Guarded:
@@ -159,16 +160,17 @@ def run(plan: Plan, lag: float = 0.0, rounds: int = ROUNDS) -> Verdict:
 
 
 def _told_of(stage: Stage, verdict: Verdict, swallowed: list[str]) -> None:
-    """Ask `freddy-tasks status` for each message that is gone, as whoever misses its answer would."""
+    """Ask `freddy-tasks status` for messages that are gone, as whoever misses their answers would."""
     if not swallowed:
         return
     sent = {job.prompt_sha256 for job in stage.api.jobs()}
     paid = [task_id for task_id in swallowed if stage.book.digest(task_id) in sent]
-    silent = [task_id for task_id in swallowed if not _says_unknown(stage, task_id)]
+    asked = swallowed[:ASKED]
+    silent = [task_id for task_id in asked if not _says_unknown(stage, task_id)]
     verdict.lost += [f"{task_id} is gone, and `status` does not say so" for task_id in silent]
     verdict.notes.append(
         f"{len(swallowed)} gone, message and record, {len(paid)} of them sent to the API; "
-        f"`status` says of {len(swallowed) - len(silent)} that it is not known"
+        f"`status`, asked for {len(asked)}, says of {len(asked) - len(silent)} that it is not known"
     )
 
 
