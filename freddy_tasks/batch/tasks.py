@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery import Celery, Task, shared_task, states
+from celery.exceptions import Ignore
 
 from freddy_tasks import tasks as response_tasks
 from freddy_tasks.errors import BatchFailed
@@ -41,6 +42,7 @@ def collect_batch(self: _TASK, results: Sequence[Any], batch: str | Mapping[str,
 
     Raises `BatchFailed` when more prompts have no answer than `on_error` tolerates.
     """
+    _pass_over_when_done(self)
     # In eager mode there is no state server to keep the record: it comes with the call.
     kept = (
         Record.from_message(batch) if isinstance(batch, Mapping) else load(runtime_of(self.app).ledger, batch)
@@ -55,6 +57,7 @@ def salvage_batch(self: _TASK, failed_id: str, batch: str) -> dict[str, Any]:
     It is the errback of the body, which Celery calls once, after the last member has ended.
     """
     del failed_id
+    _pass_over_when_done(self)
     return judged(load(runtime_of(self.app).ledger, batch), self.app).to_result()
 
 
@@ -103,6 +106,15 @@ def judged(record: Record, app: Celery, results: Sequence[Any] | None = None) ->
 def cancel_members(ledger: Ledger, record: Record) -> int:
     """Cancel all prompts that have not ended, here and at the API; how many had been begun."""
     return sum(ledger.cancel(task_id) is not None for task_id in record.task_ids())
+
+
+def _pass_over_when_done(task: _TASK) -> None:
+    """End a second delivery of what was carried out, by a worker that died before it could say so.
+
+    Its callback has been published, which `celery.app.trace` (5.7) does before it stores the result.
+    """
+    if not task.request.is_eager and task.backend.get_state(str(task.request.id)) == states.SUCCESS:
+        raise Ignore
 
 
 def _are_in_order(app: Celery) -> bool:

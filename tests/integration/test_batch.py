@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from celery import signals
 from kombu import Producer
 from kombu.exceptions import OperationalError
 from shop import Shop, wait_for
@@ -24,6 +25,7 @@ from freddy_tasks import (
     process_batch,
 )
 from freddy_tasks.batch import Outcome, handle, look
+from freddy_tasks.batch.tasks import collect_batch
 
 OPTIONS = {"queue": "urgent", "shadow": "ours"}
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
@@ -73,6 +75,25 @@ def test_the_callback_gets_a_result_of_all_once(shop: Shop) -> None:
     assert result.counts == {"completed": 2, "failed": 0, "cancelled": 0, "unknown": 0}
     assert result.usage["total_tokens"] == sum(item.usage["total_tokens"] for item in result.items)
     assert batch.get(DEADLINE) == result
+
+
+def test_an_end_that_is_delivered_twice_calls_once(shop: Shop) -> None:
+    """As when a worker dies after it called, and before it acknowledged."""
+    ends = []
+
+    def note_end(task: Any, state: str, **_: Any) -> None:
+        if task.name == collect_batch.name:
+            ends.append(state)
+
+    signals.task_postrun.connect(note_end)
+    batch = process_batch(["ants"], callback=shop.note.s())
+    wait_for(lambda: ends)
+    collect_batch.apply_async(([], batch.id), task_id=batch.id, link=shop.note.s())
+    wait_for(lambda: len(ends) == 2 and shop.witness.calls_of("note"))
+
+    assert ends == ["SUCCESS", "IGNORED"]
+    assert len(shop.witness.calls_of("note")) == 1
+    assert len(batch.get(DEADLINE).completed) == 1
 
 
 def test_a_fifth_that_fails_leaves_the_rest_and_is_named(shop: Shop) -> None:
