@@ -234,6 +234,20 @@ def test_ctrl_c_keeps_what_there_is_and_says_how_to_go_on(site: Site) -> None:
     assert "The same command goes on" in (site.directory / "batch.log").read_text()
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_pipe_that_never_ends_can_be_left(lone: Site, number: int, status: int) -> None:
+    """Nothing has been sent while prompts are read, and no copy of them is left."""
+    output = lone.directory / "answers.jsonl"
+    argv, env = [*COMMAND, "batch", "-", "-o", output], {**lone.env, "TMPDIR": str(lone.directory)}
+    with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as batch:
+        wait_for(lambda: list(lone.directory.glob("freddy_tasks-*")))
+        batch.send_signal(number)
+
+        assert batch.wait(TIMEOUT) == status
+        assert batch.stderr.read() == b""
+    assert list(lone.directory.iterdir()) == []
+
+
 def test_an_emptied_state_server_makes_outcomes_unknown_and_sends_nothing_twice(
     site: Site, state: redis.Redis
 ) -> None:
