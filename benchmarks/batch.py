@@ -1,6 +1,7 @@
 """How near a batch comes to what Celery itself can do: prints each figure, and whether it reaches its mark.
 
-    python benchmarks/batch.py [--items 10000] [--seconds 20] [--lines 50000] [--naive 16] [--quick]
+    python benchmarks/batch.py [--items 10000] [--seconds 20] [--lines 50000] [--naive 16] [--workers 1]
+                               [--quick]
 
 Side by side on this machine: a chord of tasks that do nothing (the floor), a batch whose answers are there at
 once, one whose answers take `--seconds`, the naive way (a task that submits and sleeps in a loop, 8 slots),
@@ -100,7 +101,9 @@ class Measured:
     seconds: float
     lag: float  # seconds from the last end to the start of what follows it
     server_bytes: float  # each, at the peak
-    worker_bytes: float
+    worker_bytes: float  # of the first worker
+    worker_seconds: float  # each, of CPU time
+    commands: float  # each, those in scripts included
 
     @property
     def rate(self) -> float:
@@ -117,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--lines", type=int, default=50_000, help="of the command line's file; 0: leave it out"
     )
     parser.add_argument("--naive", type=int, default=16, help="prompts of the naive way; 0: none")
+    parser.add_argument("--workers", type=int, default=1, help=f"of {SLOTS} slots each")
     parser.add_argument("--quick", action="store_true", help="small numbers: does it run at all?")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -127,20 +131,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.quick:
         options.items, durations, options.lines, options.naive = 20, [0.2], 0, 0
     missed = 0
-    for figure in figures(options.items, durations, options.lines, options.naive):
+    for figure in figures(options.items, durations, options.lines, options.naive, options.workers):
         missed += figure.reached is False
         verdict = {True: "reached", False: "NOT REACHED", None: ""}[figure.reached]
         print(f"{figure.name:<52} {figure.value:<40} {verdict}", flush=True)
     return 1 if missed else 0
 
 
-def figures(items: int, durations: Sequence[float], lines: int, naive_items: int) -> Iterator[Figure]:
+def figures(
+    items: int, durations: Sequence[float], lines: int, naive_items: int, workers: int
+) -> Iterator[Figure]:
     """All of them, as they come."""
-    floor = measure(items, "0", "floor")
+    floor = measure(items, "0", "floor", workers)
     yield Figure("no-op tasks in a chord", f"{floor.rate:.0f}/s")
-    yield Figure("  memory each: server, worker", _memory(floor))
+    yield from _costs(floor)
     for duration in durations:
-        batch = measure(items, f"{duration:g}", "batch")
+        batch = measure(items, f"{duration:g}", "batch", workers)
         ratio = batch.count / (batch.seconds - duration) / floor.rate
         yield Figure(
             f"batch, answers after {duration:g} s", f"{batch.rate:.0f}/s, {batch.seconds:.1f} s in all"
@@ -151,25 +157,28 @@ def figures(items: int, durations: Sequence[float], lines: int, naive_items: int
             ratio >= LEAST_RATIO if items > 500 else None,
         )
         yield Figure("  last answer to the chord's body", f"{batch.lag:.2f} s", batch.lag <= MOST_LAG)
-        yield Figure("  memory each: server, worker", _memory(batch))
+        yield from _costs(batch)
     if naive_items:
-        held = measure(naive_items, f"{durations[-1]:g}", "naive")
+        held = measure(naive_items, f"{durations[-1]:g}", "naive", workers)
         yield Figure(
             f"naive way, {SLOTS} slots", f"{held.rate:.2f}/s, {batch.rate / held.rate:.0f} times slower"
         )
     if lines:
-        megabytes, rate = run_command(lines)
+        megabytes, rate = run_command(lines, workers)
         yield Figure(f"command line, {lines} lines", f"{rate:.0f}/s")
         yield Figure("  its memory at the peak", f"{megabytes:.0f} MB", megabytes <= MOST_MEMORY)
 
 
-def measure(count: int, durations: str, way: str) -> Measured:
+def measure(count: int, durations: str, way: str, workers: int) -> Measured:
     """Get `count` of something done in one of the `WAYS`, on fresh servers and from a process of its own."""
-    with stack(durations) as (server, worker), Peak(server, worker) as peak:
+    with stack(durations, workers) as (server, pids), Peak(server, pids[0]) as peak:
+        commands, busy = _commands(server), _cpu_seconds(pids)
         argv = [sys.executable, __file__, "--way", way, "--items", str(count)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=True)
         seconds, lag = json.loads(done.stdout)
-        return Measured(count, seconds, lag, peak.server / count, peak.worker / count)
+        commands, busy = _commands(server) - commands, _cpu_seconds(pids) - busy
+        costs = (peak.server, peak.worker, busy, commands)
+        return Measured(count, seconds, lag, *(cost / count for cost in costs))
 
 
 def time_of(way: str, count: int) -> tuple[float, float]:
@@ -220,9 +229,9 @@ WAYS: dict[str, Callable[[int], tuple[list[str], float | None]]] = {
 """What each returns: the task ids, and the moment at which what follows them began."""
 
 
-def run_command(lines: int) -> tuple[float, float]:
+def run_command(lines: int, workers: int) -> tuple[float, float]:
     """`freddy-tasks batch`: its peak in MB, and lines a second."""
-    with stack("0"), tempfile.TemporaryDirectory() as folder:
+    with stack("0", workers), tempfile.TemporaryDirectory() as folder:
         prompts, output = Path(folder, "prompts.jsonl"), Path(folder, "answers.jsonl")
         with prompts.open("w") as file:
             file.writelines(json.dumps({"prompt": f"prompt {number}"}) + "\n" for number in range(lines))
@@ -268,8 +277,8 @@ class Peak:
 
 
 @contextmanager
-def stack(durations: str) -> Iterator[tuple[redis.Redis, int]]:
-    """A server, an emulator whose answers take so long, and a worker; the worker's process id."""
+def stack(durations: str, workers: int) -> Iterator[tuple[redis.Redis, list[int]]]:
+    """A server, an emulator whose answers take so long, and workers; the workers' process ids."""
     with ExitStack() as opened:
         server = opened.enter_context(EmbeddedServer())
         port = _free_port()
@@ -287,16 +296,21 @@ def stack(durations: str) -> Iterator[tuple[redis.Redis, int]]:
         worker = [sys.executable, "-m", "celery", "-A", "batch", "worker", "-P", "threads", "-c", str(SLOTS)]
         worker += ["--without-gossip", "--without-mingle", "-l", "WARNING"]
         running = []
-        for argv in ([*emulator, "--durations", durations], worker):
+        named = [[*worker, "-n", f"{number}@%h"] for number in range(workers)]
+        for argv in ([*emulator, "--durations", durations], *named):
             process = processes.start(argv, server.directory / f"{len(running)}.log")
             opened.callback(processes.stop, process, 0.1)
             running.append(process)
         client = opened.enter_context(redis.Redis(unix_socket_path=str(server.socket)))
         until = time.monotonic() + START_TIMEOUT
-        while not any(client.scan_iter("*:dispatchers")):  # what a worker takes to start is no task's memory
+        while _ready(client) < workers:  # what a worker takes to start is no task's memory
             assert time.monotonic() < until, (server.directory / "1.log").read_text()
             time.sleep(0.1)
-        yield client, running[1].pid
+        yield client, [process.pid for process in running[1:]]
+
+
+def _ready(client: redis.Redis) -> int:
+    return sum(client.zcard(key) for key in client.scan_iter("*:dispatchers"))
 
 
 def _free_port() -> int:
@@ -305,8 +319,23 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _memory(measured: Measured) -> str:
-    return f"{measured.server_bytes / 1024:.1f} KB, {measured.worker_bytes / 1024:.1f} KB"
+def _commands(server: redis.Redis) -> int:
+    return sum(command["calls"] for command in server.info("commandstats").values())
+
+
+def _cpu_seconds(pids: Sequence[int]) -> float:
+    ticks = 0
+    for pid in pids:
+        _, _, facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")  # the name may have blanks
+        ticks += sum(map(int, facts.split()[11:13]))  # proc(5): utime and stime
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _costs(measured: Measured) -> Iterator[Figure]:
+    memory = f"{measured.server_bytes / 1024:.1f} KB, {measured.worker_bytes / 1024:.1f} KB"
+    yield Figure("  memory each: server, worker", memory)
+    work = f"{1_000 * measured.worker_seconds:.1f} ms, {measured.commands:.0f}"
+    yield Figure("  each: workers' CPU time, Redis commands", work)
 
 
 if __name__ == "__main__":

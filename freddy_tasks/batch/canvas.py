@@ -66,7 +66,7 @@ def _members(call: Call, kept: Record, fails_fast: bool) -> Iterator[Signature[A
 
 
 def _salvage(call: Call, kept: Record) -> Signature[Any]:
-    salvage: Signature[Any] = salvage_batch.s(kept.id).set(**_route(call))
+    salvage: Signature[Any] = salvage_batch.s(kept.id).set(**_route(call), task_id=kept.salvage_id)
     if call.callback is not None:
         salvage.link(call.callback)
     if call.errback is not None:

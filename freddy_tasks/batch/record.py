@@ -35,6 +35,11 @@ class Record:
         return self.id
 
     @property
+    def salvage_id(self) -> str:
+        """Task id of what stands in for the body."""
+        return str(uuid.uuid5(uuid.UUID(self.id), "salvage"))
+
+    @property
     def group_id(self) -> str:
         """Id of the chord's header."""
         return str(uuid.uuid5(uuid.UUID(self.id), "group"))

@@ -109,7 +109,7 @@ def cancel_members(ledger: Ledger, record: Record) -> int:
 
 
 def _pass_over_when_done(task: _TASK) -> None:
-    """End a second delivery of what was carried out, by a worker that died before it could say so.
+    """End a second message of what a worker has carried out, and died before it could say so.
 
     Its callback has been published, which `celery.app.trace` (5.7) does before it stores the result.
     """

@@ -25,7 +25,8 @@ from freddy_tasks import (
     process_batch,
 )
 from freddy_tasks.batch import Outcome, handle, look
-from freddy_tasks.batch.tasks import collect_batch
+from freddy_tasks.batch.record import Record
+from freddy_tasks.batch.tasks import collect_batch, salvage_batch
 
 OPTIONS = {"queue": "urgent", "shadow": "ours"}
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
@@ -77,23 +78,29 @@ def test_the_callback_gets_a_result_of_all_once(shop: Shop) -> None:
     assert batch.get(DEADLINE) == result
 
 
-def test_an_end_that_is_delivered_twice_calls_once(shop: Shop) -> None:
-    """As when a worker dies after it called, and before it acknowledged."""
-    ends = []
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_end_that_is_delivered_twice_calls_once(shop: Shop, cancelled: bool) -> None:
+    """As when a worker dies between its call and its acknowledgement: of the body, or of its stand-in."""
+    ends: list[tuple[str, str]] = []
 
-    def note_end(task: Any, state: str, **_: Any) -> None:
-        if task.name == collect_batch.name:
-            ends.append(state)
+    def note_end(task: Any, task_id: str, state: str, **_: Any) -> None:
+        if task.name in {collect_batch.name, salvage_batch.name}:
+            ends.append((task_id, state))
 
     signals.task_postrun.connect(note_end)
-    batch = process_batch(["ants"], callback=shop.note.s())
+    batch = process_batch([ENDLESS.format(0) if cancelled else "ants"], callback=shop.note.s())
+    if cancelled:
+        batch.cancel()
     wait_for(lambda: ends)
-    collect_batch.apply_async(([], batch.id), task_id=batch.id, link=shop.note.s())
+    task, args = (salvage_batch, ("", batch.id)) if cancelled else (collect_batch, ([], batch.id))
+    task.apply_async(
+        args, task_id=Record(batch.id, 1).salvage_id if cancelled else batch.id, link=shop.note.s()
+    )
     wait_for(lambda: len(ends) == 2 and shop.witness.calls_of("note"))
 
-    assert ends == ["SUCCESS", "IGNORED"]
+    assert ends == [(ends[0][0], "SUCCESS"), (ends[0][0], "IGNORED")]
     assert len(shop.witness.calls_of("note")) == 1
-    assert len(batch.get(DEADLINE).completed) == 1
+    assert batch.get(DEADLINE).counts["cancelled" if cancelled else "completed"] == 1
 
 
 def test_a_fifth_that_fails_leaves_the_rest_and_is_named(shop: Shop) -> None:
