@@ -9,13 +9,14 @@ from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # missing in the stubs
 from celery import Task, bootsteps, signals
+from celery.exceptions import BackendError, Ignore
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from .connections import is_redis
-from .continuation import CANCEL, HIDDEN
+from .continuation import CANCEL, HIDDEN, POLL, SUBMIT
 from .dispatcher import Dispatcher
 from .doctor import examine_worker
 from .errors import ConfigurationError
@@ -59,6 +60,13 @@ class HopRequest(Request):
             error = error.exc
         if isinstance(error, Parked):
             self.send_event("task-polling", result=error.text, eta=_iso(error.due))
+        elif not return_ok and isinstance(error, RedisError | BackendError) and self.type in {SUBMIT, POLL}:
+            # Celery could not store the outcome, and would make this error of its own the outcome. The ledger
+            # has the true one, and the lease brings it back.
+            logger.warning(
+                "Result backend away; task %s comes back by its lease: %s", self.id, type(error).__name__
+            )
+            exc_info.exception = Ignore()
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
 

@@ -6,8 +6,10 @@ from collections import Counter
 
 import pytest
 from campaigns import cancelling, deaths, failover, faulty, kill, servers
-from campaigns.book import Verdict
-from campaigns.stage import Plan
+from campaigns.book import Verdict, judge
+from campaigns.stage import Plan, Stage
+
+from freddy_tasks.emulator import Constant, Options
 
 FAULTS = (
     "reset_after@method=POST",
@@ -73,6 +75,20 @@ def test_each_fault_leads_to_its_end() -> None:
         "failed=string": {"ResponseFailed"},
         "410": {"ResponseExpired"},
     }
+
+
+def test_an_outcome_that_celery_could_not_store_is_stored_later() -> None:
+    """Neither the answer, nor the failure that Celery makes of that, finds the result backend."""
+    options = Options(durations=Constant(0.2), queue_seconds=0.1, answer="About {}".format)
+    with Stage(Plan(pool="prefork", workers=1), options, SURVIVE_CUT="2") as stage:
+        stage.open()
+        stage.submit(["one"])
+        stage.wait()
+        stage.book.look_again(stage.desk)
+        verdict = judge("cut off", stage.book, stage.api)
+
+        assert verdict.good, told(verdict)
+        assert "comes back by its lease" in stage.logs()
 
 
 def test_each_way_to_cancel_ends_at_the_api_and_here_once() -> None:

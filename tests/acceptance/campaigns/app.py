@@ -40,6 +40,8 @@ if master := os.environ.get("SURVIVE_MASTER"):
         app.conf[name] = {**app.conf[name], "master_name": master}
 if point := os.environ.get("SURVIVE_POINT"):
     points.arm(app, point, os.environ["SURVIVE_FLAG"])
+if times := os.environ.get("SURVIVE_CUT"):
+    points.cut_off(app, int(times), os.environ["SURVIVE_BODIES"])
 
 
 @app.task(name="survive.collect")

@@ -18,6 +18,7 @@ from freddy_tasks.responses import idempotency_key
 
 UNKNOWN = "OutcomeUnknown"
 LOST = "LedgerLost"
+ON_ITS_WAY = 1.0  # seconds
 
 
 @dataclass
@@ -48,12 +49,14 @@ class Book:
     members: dict[str, str] = field(default_factory=dict)  # task id → name of its chord
     ends: dict[str, End] = field(default_factory=dict)
     bodies: dict[str, list[Run]] = field(default_factory=dict)  # chord → runs of its body
+    failed: dict[str, End] = field(default_factory=dict)  # chord → why its body was never run
     changed: set[str] = field(default_factory=set)  # tasks whose end changed after it had been seen
 
     @property
     def open(self) -> int:
         """How many responses and chords have not ended."""
-        return len(self.sent) - len(self.ends) + sum(not self.bodies.get(name) for name in self.chords)
+        without = sum(not self.bodies.get(name) and name not in self.failed for name in self.chords)
+        return len(self.sent) - len(self.ends) + without
 
     def unfinished(self) -> list[str]:
         """Tasks without an end."""
@@ -74,12 +77,15 @@ class Book:
             if end_of(meta).word != self.ends.get(task_id, end_of(meta)).word:
                 self.changed.add(task_id)
 
-    def count_bodies(self, folder: Path) -> None:
-        """Read which bodies of chords have run, how often, and with how many members."""
+    def count_bodies(self, folder: Path, desk: Celery) -> None:
+        """Read which bodies of chords have run, how often, with how many members, and which never will."""
         for name in self.chords:
             path = folder / name
             lines = path.read_text().splitlines() if path.exists() else []
             self.bodies[name] = [Run(int(members), float(at)) for members, at in map(str.split, lines)]
+        names = {self.body_ids[name]: name for name in self.chords if not self.bodies[name]}
+        for task_id, meta in ready_metas(desk.backend, list(names)):
+            self.failed[names[task_id]] = end_of(meta)
 
 
 def end_of(meta: Mapping[str, Any]) -> End:
@@ -199,18 +205,24 @@ def judge(
     ]
     counted += [f"{task_id} ended twice" for task_id in book.changed]
     cut_short = {book.members[task_id] for task_id in swallowed if task_id in book.members}
+    failed = {chord: end for chord, end in book.failed.items() if not book.bodies.get(chord)}
+    if not forgotten:
+        lost += [f"{chord} failed as {end.word} {end.message}" for chord, end in failed.items()]
     hung += [
         f"{name}, whose body is {book.body_ids[name]}"
         for name in book.chords
-        if not book.bodies.get(name) and name not in cut_short
+        if not book.bodies.get(name) and name not in cut_short and name not in failed
     ]
     verdict = Verdict(name, len(book.sent), lost, doubled, counted, hung, max(lags), unknown)
     if forgot:
         verdict.notes.append(f"{len(forgot)} submitted again, as the crash took the server's last second")
+    if failed and forgotten:
+        verdict.notes.append(f"{len(failed)} chords failed, as a member had")
     if again:
         verdict.notes.append(f"{len(again)} bodies of chords run again, for the same reason")
     return verdict
 
 
 def _within(moment: float, spans: Iterable[tuple[float, float]]) -> bool:
-    return any(start <= moment <= end for start, end in spans)
+    # An intent that was lost may have left a request a moment after.
+    return any(start <= moment <= end + ON_ITS_WAY for start, end in spans)

@@ -140,9 +140,9 @@ def run(plan: Plan, lag: float = 0.0, rounds: int = ROUNDS) -> Verdict:
         for _ in range(rounds):
             stage.send(plan.size // 4 // rounds)
             time.sleep(stage.random.uniform(0.3, 1.5))
+            detached = time.time()
             if lag:
                 stage.server.detach()
-            detached = time.time()
             stage.send(plan.size // 4 // rounds)
             time.sleep(lag)
             died, promoted = stage.server.fail_over()

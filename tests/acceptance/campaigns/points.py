@@ -6,6 +6,7 @@ the moment between a request and its reply the standard library's connection.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, signals
+import redis
+from celery import Celery, signals, states
 
 from freddy_tasks import dispatcher
 from freddy_tasks.ledger import Held, Popped
@@ -91,6 +93,25 @@ def arm(app: Celery, point: str, flag: str) -> None:
             signals.after_task_publish.connect(_for_body(die), weak=False)
         case _ if point not in LEDGER and point not in CLIENT:
             raise ValueError(point)
+
+
+def cut_off(app: Celery, times: int, folder: str) -> None:
+    """Let the result backend be away for the first so many outcomes that this app's workers store."""
+
+    def wrap(**_: Any) -> None:
+        store = app.backend.store_result
+
+        def store_result(task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+            if state in states.READY_STATES:
+                for number in range(times):
+                    with contextlib.suppress(FileExistsError):
+                        (Path(folder) / f"cut-{number}").touch(exist_ok=False)
+                        raise redis.ConnectionError("cut off")
+            return store(task_id, result, state, *args, **kwargs)
+
+        app.backend.store_result = store_result
+
+    signals.worker_process_init.connect(wrap, weak=False)
 
 
 class _Deadly:

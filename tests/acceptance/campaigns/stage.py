@@ -181,7 +181,7 @@ class Stage:
         """Note what has ended since the last look; how many have not."""
         with contextlib.suppress(redis.RedisError, OSError):
             self.book.look(self.desk)
-            self.book.count_bodies(self._bodies_folder)
+            self.book.count_bodies(self._bodies_folder, self.desk)
         return self.book.open
 
     def supervise(self) -> None:
