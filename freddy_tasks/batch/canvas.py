@@ -18,6 +18,7 @@ from .record import FAIL_FAST, Record
 from .tasks import collect_batch, salvage_batch, stop_batch
 
 _ROUTE = ("queue", "exchange", "routing_key", "priority")  # of the group options: for the body as well
+_KEPT = {"ignore_result": False}  # an app may have it otherwise for its tasks, and an answer is paid for
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def check(item: Item, options: Mapping[str, Any]) -> None:
 
 def publish(call: Call, kept: Record, batch: str | Mapping[str, Any]) -> Any:
     """Publish the chord; in eager mode, run it."""
-    body = collect_batch.s(batch).set(**_route(call))
+    body = collect_batch.s(batch).set(**_route(call), **_KEPT)
     fails_fast = kept.on_error == FAIL_FAST
     if call.callback is not None:
         body.link(call.callback)
@@ -59,14 +60,14 @@ def _members(call: Call, kept: Record, fails_fast: bool) -> Iterator[Signature[A
         options = {**call.options, **item.options, "return_exceptions": not fails_fast}
         member = response_tasks.process_ai_response.s(item.prompt, **options)
         yields = yielding(response_tasks.process_ai_response, options.get("lane"), call.group_options)
-        member.set(**{**call.group_options, **yields}, task_id=kept.task_id(index))
+        member.set(**{**call.group_options, **yields, **_KEPT}, task_id=kept.task_id(index))
         if fails_fast:
             member.link_error(stop)
         yield member
 
 
 def _salvage(call: Call, kept: Record) -> Signature[Any]:
-    salvage: Signature[Any] = salvage_batch.s(kept.id).set(**_route(call), task_id=kept.salvage_id)
+    salvage: Signature[Any] = salvage_batch.s(kept.id).set(**_route(call), **_KEPT, task_id=kept.salvage_id)
     if call.callback is not None:
         salvage.link(call.callback)
     if call.errback is not None:

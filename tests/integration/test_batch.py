@@ -27,6 +27,7 @@ from freddy_tasks import (
 from freddy_tasks.batch import Outcome, handle, look
 from freddy_tasks.batch.record import Record
 from freddy_tasks.batch.tasks import collect_batch, salvage_batch
+from freddy_tasks.continuation import POLL, SUBMIT
 
 OPTIONS = {"queue": "urgent", "shadow": "ours"}
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
@@ -76,6 +77,18 @@ def test_the_callback_gets_a_result_of_all_once(shop: Shop) -> None:
     assert result.counts == {"completed": 2, "failed": 0, "cancelled": 0, "unknown": 0}
     assert result.usage["total_tokens"] == sum(item.usage["total_tokens"] for item in result.items)
     assert batch.get(DEADLINE) == result
+
+
+def test_an_app_that_ignores_results_keeps_those_of_a_batch(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`task_ignore_result` is a usual setting, and every answer would be paid for and lost."""
+    for name in (SUBMIT, POLL, collect_batch.name, salvage_batch.name):
+        monkeypatch.setattr(shop.app.tasks[name], "ignore_result", True)
+    batch = process_batch(mixed(5), callback=shop.note.s())
+
+    assert batch.get(DEADLINE).counts["completed"] == 4
+    assert outcomes(tuple(batch.results(DEADLINE))) == {"completed": 4, "failed": 1}
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
