@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from campaigns.book import UNKNOWN, Verdict, judge
-from campaigns.stage import Plan, Stage
+from campaigns.stage import SURVIVING, Plan, Stage
 from freddy_tasks.cli.suspended import unknown_outcomes
 from freddy_tasks.emulator import LogNormal, Options
 
@@ -31,6 +31,8 @@ def run(plan: Plan, *, resubmit: bool = False) -> Verdict:
         honour_idempotency=resubmit,
     )
     env = {"FREDDY_ON_UNKNOWN_OUTCOME": "resubmit"} if resubmit else {}
+    if plan.pool == "gevent":  # where Celery itself hardly ever takes back what a killed worker held
+        env["SURVIVE_CONSUMER"] = SURVIVING
     with Stage(plan, options, **env) as stage:
         stage.open()
         kills = _kill_and_send(stage)

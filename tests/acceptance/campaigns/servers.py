@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from campaigns.book import LOST, UNKNOWN, Verdict, judge
-from campaigns.stage import Plan, Stage
+from campaigns.stage import SURVIVING, Plan, Stage
 from freddy_tasks.cli.suspended import unknown_outcomes
 from freddy_tasks.emulator import LogNormal, Options
 
@@ -19,7 +19,6 @@ FORGOTTEN = 1.5  # seconds before a crash that an append-only file synced every 
 CUTS = 10  # times that all connections are cut
 FILLS = 3  # times that the memory is gone
 FULL = 3.0  # seconds without memory
-SURVIVING = "freddy_tasks.worker:SurvivingConsumer"
 
 
 @dataclass(frozen=True)
