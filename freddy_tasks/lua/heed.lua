@@ -15,9 +15,12 @@ end
 
 local from = now
 if refused then
-  local refusals = redis.call('HINCRBY', KEYS[1], 'refusals', 1)
-  if not pause then pause = math.min(2 ^ (refusals - 1), LONGEST_GUESS) end
-  paused_until = math.max(paused_until, now + pause)
+  if now > paused_until + LONGEST_GUESS then redis.call('HDEL', KEYS[1], 'refusals') end
+  if now > paused_until then -- those that left before the pause began are no further refusals
+    local refusals = redis.call('HINCRBY', KEYS[1], 'refusals', 1)
+    pause = pause or math.min(2 ^ (refusals - 1), LONGEST_GUESS)
+  end
+  paused_until = math.max(paused_until, now + (pause or 0))
   redis.call('HSET', KEYS[1], 'paused_until', string.format('%.6f', paused_until))
   -- Requests begin to come free when the pause ends, one after another: nobody storms the door.
   tokens, from = 0, paused_until

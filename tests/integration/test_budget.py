@@ -25,6 +25,13 @@ def begin(ledger: Ledger, name: str, lane: Lane = Lane.NORMAL) -> bool:
     return isinstance(answer, Held)
 
 
+def refuse(ledger: Ledger) -> float:
+    """A 429 without a hint; the seconds of its pause, which are over at once."""
+    pause = ledger.heed(refused=True, retry_in=None, per_minute=None, remaining=None)
+    ledger.redis.hset(ledger.budget.keys[0], "paused_until", ledger.redis.time()[0] - 1)
+    return pause
+
+
 def set_tokens(ledger: Ledger, tokens: float) -> None:
     now = ledger.redis.time()
     ledger.redis.hset(ledger.budget.keys[0], mapping={"tokens": tokens, "updated": now[0] + now[1] / 1e6})
@@ -81,12 +88,9 @@ def test_a_refusal_pauses_everybody_for_as_long_as_it_says(ledger: Ledger) -> No
 
 def test_a_refusal_without_a_hint_pauses_longer_each_time(ledger: Ledger) -> None:
     """Doubling from one second, until a call goes through."""
-    first, second, third = (
-        ledger.heed(refused=True, retry_in=None, per_minute=None, remaining=None) for _ in range(3)
-    )
+    first, second, third = refuse(ledger), refuse(ledger), refuse(ledger)
     ledger.heed(refused=False, retry_in=None, per_minute=100, remaining=50)
-    ledger.redis.hdel(ledger.budget.keys[0], "paused_until")
-    again = ledger.heed(refused=True, retry_in=None, per_minute=None, remaining=None)
+    again = refuse(ledger)
 
     assert (first, second, third) == (
         pytest.approx(1, abs=0.1),
@@ -94,6 +98,23 @@ def test_a_refusal_without_a_hint_pauses_longer_each_time(ledger: Ledger) -> Non
         pytest.approx(4, abs=0.1),
     )
     assert again == pytest.approx(1, abs=0.1)
+
+
+def test_refusals_of_one_moment_are_one_refusal(ledger: Ledger) -> None:
+    """Those that left before the pause began say nothing new, however many workers there are."""
+    pauses = [ledger.heed(refused=True, retry_in=None, per_minute=None, remaining=None) for _ in range(16)]
+
+    assert max(pauses) == 1.0
+
+
+def test_a_refusal_long_after_the_last_begins_again_at_one_second(ledger: Ledger) -> None:
+    """An API that names no limits says nothing of the calls that went through between."""
+    refuse(ledger)
+    refuse(ledger)
+    ledger.redis.hset(ledger.budget.keys[0], "paused_until", ledger.redis.time()[0] - 100)
+    again = refuse(ledger)
+
+    assert again == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize(
