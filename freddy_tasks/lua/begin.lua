@@ -7,6 +7,7 @@ local seen = redis.call('HMGET', key, 'phase', 'nonce', 'deadline', 'generation'
 if seen[1] then
   -- The same call again, after its first reply was lost on the way, and before its lease ran out.
   if seen[1] == 'sent' and seen[2] == ARGV[15] and seen[4] == '1' and seen[5] == 'claimed' then
+    schedule(id, now + lease)
     return { 'granted', seconds(now), seen[3], stretch }
   end
   return { 'exists', seen[1] }

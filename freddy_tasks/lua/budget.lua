@@ -57,20 +57,33 @@ local function budget_wait()
   return wait
 end
 
+local function keep_tokens()
+  if tokens == math.huge then return end
+  redis.call('HSET', KEYS[1], 'tokens', string.format('%.6f', tokens),
+    'updated', string.format('%.6f', math.max(now, paused_until)))
+  redis.call('EXPIRE', KEYS[1], 2 * DAY)
+end
+
 local function budget_take(count)
   if count == 0 or (rate == math.huge and per_day == 0) then return end
   tokens = tokens - count
   spent_today = spent_today + count
-  if tokens < math.huge then
-    redis.call('HSET', KEYS[1], 'tokens', string.format('%.6f', tokens),
-      'updated', string.format('%.6f', math.max(now, paused_until)))
-  end
+  keep_tokens()
   if per_day > 0 then
     redis.call('HSET', KEYS[1], 'slot', slot, 'spent', spent_today)
     redis.call('HINCRBY', KEYS[2], slot, count)
     redis.call('EXPIRE', KEYS[2], 2 * DAY)
   end
   redis.call('EXPIRE', KEYS[1], 2 * DAY)
+end
+
+-- A request for a job whose own was taken, and counted for the day, too long ago to leave by it: it may borrow the
+-- next that comes free. Otherwise, behind a slow queue, all would be taken by jobs that find them too old.
+local function budget_borrow()
+  if paused_until > now or tokens < 0 then return false end
+  tokens = tokens - 1
+  keep_tokens()
+  return true
 end
 
 load_budget()

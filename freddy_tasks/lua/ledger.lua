@@ -55,6 +55,12 @@ local function line_up(id, phase, lane, deadline)
   keep(id, deadline)
 end
 
+-- Does the next step of a job need a request? The cancel of what was never accepted is nothing to the API.
+local function costs_a_request(phase, job)
+  if phase == 'cancelling' then return cjson.decode(job or '{}').response_id ~= nil end
+  return phase == 'queued' or phase == 'waiting'
+end
+
 -- May a submit leave, after `taken` more requests? The last of the day are for those in flight: each needs a look
 -- yet, and a submit that took it would wait a day for its own.
 local function may_submit(taken)

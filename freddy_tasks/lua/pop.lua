@@ -22,12 +22,11 @@ local function release(id, ticket)
   return 1
 end
 
-local costs_a_request = { queued = true, waiting = true, cancelling = true }
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, most)) do
-  local state = redis.call('HMGET', key_of(id), 'phase', 'lane', 'deadline', 'holder')
+  local state = redis.call('HMGET', key_of(id), 'phase', 'lane', 'deadline', 'holder', 'job')
   local deadline = tonumber(state[3]) or 0
   if state[4] == 'published' or state[4] == 'claimed' then redis.call('HSET', key_of(id), 'lost', '1') end
-  if is_limited() and costs_a_request[state[1]] and (now < deadline or state[1] == 'cancelling') then
+  if is_limited() and costs_a_request(state[1], state[5]) and (now < deadline or state[1] == 'cancelling') then
     line_up(id, state[1], state[1] == 'cancelling' and 0 or state[2], deadline)
   else
     release(id, '0')
@@ -53,6 +52,7 @@ end
 if taken > 0 then
   budget_take(taken)
   redis.call('HSET', KEYS[1], 'turn', turn)
+  redis.call('EXPIRE', KEYS[1], 2 * DAY) -- a plan without limits keeps no other books
 end
 
 local waiting = redis.call('ZCARD', READY.submit) + redis.call('ZCARD', READY.look)

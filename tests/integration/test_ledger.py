@@ -229,6 +229,18 @@ def test_a_released_request_is_paid_for(state: redis.Redis, prefix: str) -> None
     assert float(state.hget(ledger.budget.keys[0], "tokens")) < 1
 
 
+def test_a_new_key_without_limits_leaves_nothing_for_ever(state: redis.Redis, prefix: str) -> None:
+    """Jobs that lined up for the plan of the old key leave by the new one, which has no other books."""
+    limited = Ledger(state, prefix, Budget.of(f"{prefix}:old", 60, 0, 61))
+    begin(limited, "a")
+    begin(limited, "b")
+    renewed = Ledger(state, prefix, Budget.of(f"{prefix}:new", 0, 0, 0))
+    popped = renewed.pop()
+
+    assert [hop.task_id for hop in popped.hops] == ["b"]
+    assert state.ttl(renewed.budget.keys[0]) != -1
+
+
 def test_every_key_expires(ledger: Ledger, state: redis.Redis) -> None:
     """No key is left behind for ever, whatever happens."""
     waiting(ledger, "a")
