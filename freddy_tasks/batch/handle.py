@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,11 +14,11 @@ from celery.canvas import Signature
 from celery.exceptions import ChordError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult, GroupResult
+from redis.exceptions import RedisError
 
 from freddy_tasks import tasks as response_tasks
 from freddy_tasks.errors import FreddyError, InvalidRequest
-from freddy_tasks.ledger import RECORD_TTL, Phase
-from freddy_tasks.models import Status
+from freddy_tasks.ledger import Ledger
 from freddy_tasks.runtime import runtime_of
 
 from . import look, plan, record
@@ -26,14 +27,15 @@ from .items import Written, fingerprint, ids_of, read_items
 from .progress import Progress, seconds_left
 from .record import COLLECT, FAIL_FAST, OnError, Record
 from .result import BatchItem, BatchResult, Outcome
+from .survey import Survey
 from .tasks import cancel_members, judged
+
+logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two looks of `results` and `get`
 PATIENCE = 10.0  # seconds that `get` waits between two looks whether there is anything to wait for
 WINDOW = 200  # prompts that `results` looks at ahead of the next one
 LANE = "batch"
-_ENDED = {Phase.CLOSED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
-_WHERE = {Status.IN_PROGRESS: "in_progress"}
 
 
 def process_batch(
@@ -73,7 +75,7 @@ class Batch:
         self._record = kept
         self._call = call
         self._result: BatchResult | None = None
-        self._ended: dict[int, tuple[Outcome, int]] = {}  # with what they cost: they need no second look
+        self._survey = Survey(app, kept)
 
     def __repr__(self) -> str:
         return f"<Batch {self.id}: {len(self)} prompts>"
@@ -116,8 +118,7 @@ class Batch:
         if self._result is not None:
             return Progress(len(self), **self._result.counts, seconds_left=0.0)
         runtime = runtime_of(self._app)
-        counts = self._survey()
-        counted = Progress(len(self), **counts)
+        counted = Progress(len(self), **self._survey.counts())
         elapsed = max(0.0, runtime.clock() - self._record.created_at)
         room = plan.room(runtime.ledger.redis, runtime.ledger.budget)
         return replace(counted, seconds_left=seconds_left(counted, elapsed, room))
@@ -137,7 +138,7 @@ class Batch:
             while task_id not in ready:
                 ahead = [one for one in ids[index : index + WINDOW] if one not in ready]
                 ready.update(look.ready_metas(self._app.backend, ahead))
-                if task_id in ready or self._is_forgotten(task_id):
+                if task_id in ready or self._survey.is_forgotten(task_id):
                     break
                 if timeout is not None and time.monotonic() - waited_since >= timeout:
                     raise TimeoutError(f"Prompt {index} of batch {self.id} has not ended in {timeout:g} s.")
@@ -217,61 +218,15 @@ class Batch:
         record.save(ledger, kept)
         try:
             publish(call, kept, kept.id)
-        except Exception:
-            cancel_members(ledger, kept)
+        except BaseException:
+            _take_back(ledger, kept)
             raise
         return batch
 
     def _outcomes(self) -> dict[int, Outcome]:
         if self._result is not None:
             return {index: item.outcome for index, item in enumerate(self._result.items)}
-        self._survey()
-        return {index: outcome for index, (outcome, _) in self._ended.items()}
-
-    def _survey(self) -> dict[str, int]:
-        """Counts for `Progress`; those that have ended are remembered."""
-        ids = self.task_ids
-        position = {task_id: index for index, task_id in enumerate(ids) if index not in self._ended}
-        counts = {"waiting": 0, "queued": 0, "in_progress": 0, "requests": 0}
-        unclear: dict[str, look.Standing] = {}
-        for task_id, standing in look.standings(runtime_of(self._app).ledger, list(position)):
-            if standing.phase is Phase.CLOSED and standing.status is Status.COMPLETED:
-                self._ended[position[task_id]] = (Outcome.COMPLETED, standing.requests)
-            elif standing.phase is None or standing.phase in _ENDED:
-                unclear[task_id] = standing
-            else:
-                counts["requests"] += standing.requests
-                counts[_WHERE.get(standing.status, "queued") if standing.submitted else "waiting"] += 1
-        metas = dict(look.ready_metas(self._app.backend, list(unclear)))
-        for task_id, standing in unclear.items():
-            is_forgotten = standing.phase is None and self._is_old
-            if task_id in metas or standing.phase is Phase.CLOSED or is_forgotten:
-                item = BatchItem.of("", task_id, metas.get(task_id))
-                self._ended[position[task_id]] = (item.outcome, standing.requests)
-            else:
-                counts["requests"] += standing.requests
-                counts["queued" if standing.submitted else "waiting"] += 1
-        for outcome, requests in self._ended.values():
-            counts[outcome.value] = counts.get(outcome.value, 0) + 1
-            counts["requests"] += requests
-        return counts
-
-    def _is_forgotten(self, task_id: str) -> bool:
-        """Nothing that is known of it could still bring a result: the wait for it would have no end."""
-        ledger = runtime_of(self._app).ledger
-        ((_, standing),) = look.standings(ledger, [task_id])
-        if standing.phase is None:
-            is_lost = self._is_old or not record.is_kept(ledger, self.id)
-        else:
-            is_lost = standing.phase is Phase.CLOSED
-        return is_lost and not any(
-            look.ready_metas(self._app.backend, [task_id])
-        )  # stored before it was closed
-
-    @property
-    def _is_old(self) -> bool:
-        """No worker has yet to begin what the ledger has no record of: it has ended, and is forgotten."""
-        return runtime_of(self._app).clock() - self._record.created_at > RECORD_TTL
+        return self._survey.outcomes()
 
     def _wait(self, timeout: float | None) -> BatchResult:
         outcome = self._outcome_of_body(timeout)
@@ -296,13 +251,19 @@ class Batch:
             except CeleryTimeoutError:
                 if timeout is not None and left <= PATIENCE:
                     raise TimeoutError(f"Batch {self.id} has not ended in {timeout:g} s.") from None
-            is_over = self._is_over()
+            is_over = self._survey.is_over()
             if is_over and was_over:  # the body has had its time to run after the last prompt
                 return None
             was_over = is_over
 
-    def _is_over(self) -> bool:
-        if not record.is_kept(runtime_of(self._app).ledger, self.id):
-            return True
-        self._survey()
-        return len(self._ended) == len(self)
+
+def _take_back(ledger: Ledger, kept: Record) -> None:
+    """Cancel what was published of a batch; what was not is fenced by it, which does no harm."""
+    try:
+        cancel_members(ledger, kept)
+    except RedisError as error:
+        logger.warning(
+            "Batch %s was published in part, and is not cancelled (%s): do so by `Batch.restore(id).cancel()`",
+            kept.id,
+            type(error).__name__,
+        )

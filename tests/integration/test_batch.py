@@ -12,6 +12,7 @@ import pytest
 from celery import signals
 from kombu import Producer
 from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError  # noqa: A004  # the one that a client of Redis raises
 from shop import Shop, wait_for
 
 from freddy_tasks import (
@@ -215,6 +216,11 @@ def test_a_result_that_expired_counts_as_unknown(shop: Shop) -> None:
 
     items = list(Batch.restore(batch.id, shop.app).results(DEADLINE))
     assert [item.outcome for item in items] == [Outcome.COMPLETED, Outcome.UNKNOWN, Outcome.COMPLETED]
+    found = Batch.restore(batch.id, shop.app)
+    prompts = [f"prompt {number}" for number in range(3)]
+    assert len(found.retry_failed(prompts)) == 0
+    again = found.retry_failed(prompts, even_unknown=True)
+    assert [item.output_text for item in again.results(DEADLINE)] == ["About prompt 1"]
 
 
 def test_a_batch_that_takes_too_long_is_a_timeout_of_pythons_own(shop: Shop) -> None:
@@ -368,6 +374,29 @@ def test_a_publish_that_breaks_off_leaves_nothing_behind(shop: Shop, monkeypatch
     wait_for(lambda: shop.api.counts.deletes == shop.api.counts.posts)
     assert shop.api.counts.posts <= 3
     assert shop.witness.calls_of("note") == []
+
+
+def test_the_brokers_error_goes_up_when_the_state_server_is_away_as_well(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is usually the same server: the log names the batch that is to be cancelled later."""
+
+    published = Producer.publish
+
+    def refuse(self: Producer, *args: Any, **kwargs: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return published(self, *args, **kwargs)
+        monkeypatch.setattr(shop.runtime.ledger, "cancel", lose)
+        raise OperationalError("the broker is away")
+
+    def lose(task_id: str) -> None:
+        raise ConnectionError("the state server is away")
+
+    monkeypatch.setattr(Producer, "publish", refuse)
+    with pytest.raises(OperationalError), caplog.at_level("WARNING", "freddy_tasks.batch.handle"):
+        process_batch(["ants"])
+
+    assert "published in part" in caplog.text
 
 
 def test_in_eager_mode_a_batch_ends_where_it_is_called(shop: Shop) -> None:

@@ -1,0 +1,99 @@
+"""What is known of a batch's prompts while it goes on: where they stand, which have ended, which are lost."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from freddy_tasks.ledger import RECORD_TTL, Phase
+from freddy_tasks.models import Status
+from freddy_tasks.runtime import runtime_of
+
+from . import look, record
+from .record import Record
+from .result import BatchItem, Outcome
+
+_ENDED = {Phase.CLOSED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
+_WHERE = {Status.IN_PROGRESS: "in_progress"}
+
+
+class Survey:
+    """Looks at the prompts of one batch; those that have ended are remembered, and need no second look.
+
+    Any method raises `redis.exceptions.RedisError` when the state server cannot be reached, or what the
+    result backend's client raises.
+    """
+
+    def __init__(self, app: Celery, kept: Record) -> None:
+        self._app = app
+        self._record = kept
+        self._ended: dict[int, tuple[Outcome, int]] = {}  # with what they cost
+
+    def counts(self) -> dict[str, int]:
+        """The counts of `Progress`, at the cost of a round trip or two for each 200 that have not ended."""
+        counts = self._look()
+        for outcome, requests in self._ended.values():
+            counts[outcome.value] = counts.get(outcome.value, 0) + 1
+            counts["requests"] += requests
+        return counts
+
+    def outcomes(self) -> dict[int, Outcome]:
+        """How those ended that have, by their positions; unknown where the result is not kept any more."""
+        self._look()
+        ids = {self._record.task_id(index): index for index in self._ended}
+        metas = look.ready_metas(self._app.backend, list(ids))
+        found = {ids[task_id]: BatchItem.of("", task_id, meta).outcome for task_id, meta in metas}
+        return {index: found.get(index, Outcome.UNKNOWN) for index in self._ended}
+
+    def is_over(self) -> bool:
+        """True when every prompt has ended, or the state server knows nothing of the batch any more."""
+        if not record.is_kept(runtime_of(self._app).ledger, self._record.id):
+            return True
+        self._look()
+        return len(self._ended) == self._record.size
+
+    def is_forgotten(self, task_id: str) -> bool:
+        """Nothing that is known of a prompt could still bring a result: the wait for it would have no end."""
+        ledger = runtime_of(self._app).ledger
+        ((_, standing),) = look.standings(ledger, [task_id])
+        if standing.phase is None:
+            is_lost = self._is_old or not record.is_kept(ledger, self._record.id)
+        else:
+            is_lost = standing.phase is Phase.CLOSED
+        # The result was stored before it was closed, so this look cannot come too early.
+        return is_lost and not any(look.ready_metas(self._app.backend, [task_id]))
+
+    def _look(self) -> dict[str, int]:
+        """Remember what has ended since the last look, and count the rest."""
+        ids = self._record.task_ids()
+        position = {task_id: index for index, task_id in enumerate(ids) if index not in self._ended}
+        counts = {"waiting": 0, "queued": 0, "in_progress": 0, "requests": 0}
+        unclear: dict[str, look.Standing] = {}
+        for task_id, standing in look.standings(runtime_of(self._app).ledger, list(position)):
+            if standing.phase is Phase.CLOSED and standing.status is Status.COMPLETED:
+                self._ended[position[task_id]] = (Outcome.COMPLETED, standing.requests)
+            elif standing.phase is None or standing.phase in _ENDED:
+                unclear[task_id] = standing
+            else:
+                counts["requests"] += standing.requests
+                counts[_WHERE.get(standing.status, "queued") if standing.submitted else "waiting"] += 1
+        ended = {
+            task_id: BatchItem.of("", task_id, meta).outcome
+            for task_id, meta in look.ready_metas(self._app.backend, list(unclear))
+        }
+        for task_id, standing in unclear.items():
+            outcome = ended.get(task_id, self._outcome_without_result(standing))
+            if outcome is not None:
+                self._ended[position[task_id]] = (outcome, standing.requests)
+            else:
+                counts["requests"] += standing.requests
+                counts["queued" if standing.submitted else "waiting"] += 1
+        return counts
+
+    def _outcome_without_result(self, standing: look.Standing) -> Outcome | None:
+        is_forgotten = standing.phase is None and self._is_old
+        return Outcome.UNKNOWN if is_forgotten or standing.phase is Phase.CLOSED else None
+
+    @property
+    def _is_old(self) -> bool:
+        """No worker has yet to begin what the ledger has no record of: it has ended, and is forgotten."""
+        return runtime_of(self._app).clock() - self._record.created_at > RECORD_TTL
