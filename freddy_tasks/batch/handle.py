@@ -263,7 +263,7 @@ def _take_back(ledger: Ledger, kept: Record) -> None:
         cancel_members(ledger, kept)
     except RedisError as error:
         logger.warning(
-            "Batch %s was published in part, and is not cancelled (%s): do so by `Batch.restore(id).cancel()`",
+            "Batch %s was published in part and is not cancelled (%s): do so by `Batch.restore(id).cancel()`",
             kept.id,
             type(error).__name__,
         )

@@ -380,7 +380,6 @@ def test_the_brokers_error_goes_up_when_the_state_server_is_away_as_well(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is usually the same server: the log names the batch that is to be cancelled later."""
-
     published = Producer.publish
 
     def refuse(self: Producer, *args: Any, **kwargs: Any) -> Any:
