@@ -53,7 +53,7 @@ class Held:
     body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the submit's args and kwargs
     outcome: Mapping[str, Any] | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    may_ask: bool = True  # False: its deadline has passed and the plan has no request left
+    may_ask: bool = True  # False: the plan has no request left, and it acts without one
     cancelled: bool = False  # somebody asked to cancel it meanwhile
     recovered: bool = False  # an earlier hop of it was lost, or died, or only took long
     abandoned: bool = False  # Celery has an outcome already: only the API is still to be told

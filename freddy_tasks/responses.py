@@ -106,6 +106,9 @@ def cancel(task: _TASK, task_id: str, generation: int) -> None:
     if not held.job.response_id or not runtime.settings.cancel_remotely:
         _write(runtime.ledger.close, task_id, generation)
         return
+    if not held.may_ask:
+        _write(runtime.ledger.park, held, Phase.CANCELLING, held.job, 0.0)
+        return
     call = runtime.client.cancel if polling.cancels_next(held.job) else runtime.client.retrieve
     reply = _heeded(runtime, call(held.job.response_id))
     decision = polling.decide_cancel(held.job, reply.seen, _now(runtime, held), runtime.random)

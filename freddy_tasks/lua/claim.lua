@@ -28,6 +28,8 @@ if costs and now - ticket > ticket_life then
     may_ask = 1
   elseif not was_paid and budget_room() >= 1 then
     budget_take(1)
+  elseif phase == 'cancelling' and fields[16] ~= '1' then
+    may_ask = 0 -- enough to tell Celery
   elseif now < deadline or phase == 'cancelling' then
     redis.call('HSET', key, 'attempts', 0)
     line_up(id, phase, phase == 'cancelling' and 0 or fields[12], deadline)

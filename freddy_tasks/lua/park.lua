@@ -5,6 +5,7 @@ local refused = refusal(id, generation)
 if refused then return refused end
 local key = key_of(id)
 if redis.call('HGET', key, 'phase') == 'settled' then return { 'fenced', 'settled' } end -- nothing follows an outcome
+if phase == 'cancelling' then redis.call('HSET', key, 'abandoned', '1') end -- the holder has told Celery
 local deadline = tonumber(redis.call('HGET', key, 'deadline'))
 if phase ~= 'cancelling' and redis.call('HGET', key, 'cancel') == '1' then
   phase, delay = 'cancelling', 0

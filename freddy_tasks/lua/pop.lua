@@ -23,11 +23,14 @@ local function release(id, ticket)
 end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, most)) do
-  local state = redis.call('HMGET', key_of(id), 'phase', 'lane', 'deadline', 'holder', 'job')
+  local state = redis.call('HMGET', key_of(id), 'phase', 'lane', 'deadline', 'holder', 'job', 'abandoned')
   local deadline = tonumber(state[3]) or 0
   if state[4] == 'published' or state[4] == 'claimed' then redis.call('HSET', key_of(id), 'lost', '1') end
-  if is_limited() and costs_a_request(state[1], state[5]) and (now < deadline or state[1] == 'cancelling') then
-    line_up(id, state[1], state[1] == 'cancelling' and 0 or state[2], deadline)
+  local cancelling = state[1] == 'cancelling'
+  -- A cancel goes to Celery first, at once; it is the API that waits to be told.
+  local may_wait = cancelling and state[6] == '1' or not cancelling and now < deadline
+  if is_limited() and costs_a_request(state[1], state[5]) and may_wait then
+    line_up(id, state[1], cancelling and 0 or state[2], deadline)
   else
     release(id, '0')
   end

@@ -55,6 +55,7 @@ class Entry:
     late: bool = False  # its deadline has passed
     cancel: bool = False
     after: Phase = Phase.CLOSED
+    abandoned: bool = False  # Celery has an outcome
     resubmits: int = 0  # that somebody decided on
     posts: int = 0
 
@@ -64,6 +65,11 @@ class Entry:
         return self.phase in {Phase.QUEUED, Phase.WAITING} or (
             self.phase is Phase.CANCELLING and self.response
         )
+
+    @property
+    def waits(self) -> bool:
+        """True when its next step waits until a request is free."""
+        return self.costs and (not self.late if self.phase is not Phase.CANCELLING else self.abandoned)
 
     @property
     def line(self) -> str:
@@ -232,7 +238,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         costs = entry.costs and not entry.paid and not (entry.phase is Phase.QUEUED and entry.late)
         room = (self.tokens is None or self.tokens >= 0) if entry.outlived else self.room >= 1
-        if costs and not room and (not entry.late or entry.phase is Phase.CANCELLING):
+        if costs and not room and entry.waits:
             assert answer == (Fenced(entry.phase) if twice else LinedUp())
             entry.holder, entry.lined_up, entry.ringing, entry.outlived = "", True, False, False
             return
@@ -266,6 +272,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert answer == Fenced(entry.phase)
             return
         assert isinstance(answer, Parked)
+        entry.abandoned = entry.abandoned or phase is Phase.CANCELLING
         entry.response = phase is not Phase.QUEUED
         if entry.cancel and phase is not Phase.CANCELLING:  # a cancel that is repeated keeps its pause
             phase, at_once = Phase.CANCELLING, True
@@ -312,6 +319,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.calling(False).close(held.task_id, held.generation) is closes
         if not closes:
             return
+        entry.abandoned = entry.abandoned or entry.phase is Phase.SETTLED
         entry.phase = entry.after if entry.phase is Phase.SETTLED else Phase.CLOSED
         entry.holder, entry.ringing = "", entry.phase is Phase.CANCELLING
         entry.body = entry.body and entry.phase is Phase.SUSPENDED
@@ -362,8 +370,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for name in due[:most]:
             entry = self.model[name]
             entry.ringing = False
-            late = entry.late and entry.phase is not Phase.CANCELLING
-            if self.limited and entry.costs and not late:
+            if self.limited and entry.waits:
                 entry.lined_up, entry.holder = True, ""
             else:
                 expected.add(name)
@@ -427,6 +434,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert answer is (Phase.CANCELLING if twice else was)
         if was is not Phase.CANCELLING:
             entry.generation += 1
+            entry.abandoned = was is Phase.SUSPENDED
             entry.phase, entry.holder, entry.cancel, entry.body = Phase.CANCELLING, "", True, False
             entry.lined_up, entry.ringing = False, True
 

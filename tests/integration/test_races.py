@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
 from freddy_tasks import LedgerLost, OutcomeUnknown
+from freddy_tasks.budget import Budget
 from freddy_tasks.continuation import POLL, SUBMIT
 from freddy_tasks.dispatcher import Dispatcher, message_of
 from freddy_tasks.embedded import EmbeddedServer
@@ -287,6 +288,27 @@ def test_an_id_that_comes_after_a_cancel_is_cancelled(stage: Stage) -> None:
     assert stage.state("t") == states.REVOKED
     assert stage.phase("t") is Phase.CLOSED
     assert [job.status for job in stage.api.jobs()] == ["cancelled"]
+
+
+def test_a_cancel_tells_celery_at_once_and_the_api_when_the_plan_allows(stage: Stage) -> None:
+    """A task whose day's requests are spent is revoked now, not tomorrow."""
+    ledger = stage.runtime.ledger
+    ledger.budget = Budget.of("races", 60, 0, 61)
+    bucket = ledger.budget.keys[0]
+    ledger.redis.delete(*ledger.budget.keys)
+    stage.submit("t")
+    ledger.redis.hset(bucket, "tokens", -100)
+    ledger.cancel("t")
+    stage.deliver(stage.next("t"))
+
+    assert stage.state("t") == states.REVOKED
+    assert stage.phase("t") is Phase.CANCELLING
+    assert ledger.pop().lined_up == 1
+    assert stage.api.counts.deletes == 0
+    ledger.redis.hset(bucket, "tokens", 1)
+    stage.deliver(stage.next("t"))
+    assert stage.phase("t") is Phase.CLOSED
+    assert stage.api.counts.deletes == 1
 
 
 def test_a_kept_answer_outlives_a_failure_that_celery_made(stage: Stage) -> None:
