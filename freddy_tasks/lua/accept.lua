@@ -14,7 +14,12 @@ local unjudged = phase == 'sent' or phase == 'queued'
 if unjudged and holder == 'claimed' then return { 'fenced', phase } end -- ask again when it has been
 redis.call('HDEL', key, 'body')
 redis.call('HSET', key, 'job', job)
-if not unjudged then return { 'fenced', phase } end -- for `resume`, or for the cancel
+if phase == 'cancelling' then -- another hop of it, as one that is under way knows no id to cancel
+  redis.call('HINCRBY', key, 'generation', 1)
+  redis.call('HSET', key, 'holder', '')
+  schedule(id, now)
+end
+if not unjudged then return { 'fenced', phase } end
 phase = redis.call('HGET', key, 'cancel') == '1' and 'cancelling' or 'waiting'
 local moment = phase == 'cancelling' and now or math.min(now + delay, math.max(tonumber(deadline), now))
 redis.call('HINCRBY', key, 'generation', 1)

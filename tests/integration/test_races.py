@@ -290,6 +290,25 @@ def test_an_id_that_comes_after_a_cancel_is_cancelled(stage: Stage) -> None:
     assert [job.status for job in stage.api.jobs()] == ["cancelled"]
 
 
+def test_an_id_that_comes_during_its_cancel_is_cancelled(stage: Stage) -> None:
+    """The hop that is about to end it knows of no response at the API: another one does."""
+    ledger = stage.runtime.ledger
+    under_way: list[Any] = []
+
+    def begin_to_cancel() -> None:
+        stage.next("t")
+        ledger.cancel("t")
+        under_way.append(ledger.claim("t", stage.next("t")["args"][1]))
+
+    stage.client.then = begin_to_cancel
+    stage.submit("t")
+
+    assert not ledger.close("t", under_way[0].generation)
+    stage.deliver(stage.next("t"))
+    assert stage.phase("t") is Phase.CLOSED
+    assert [job.status for job in stage.api.jobs()] == ["cancelled"]
+
+
 def test_a_cancel_tells_celery_at_once_and_the_api_when_the_plan_allows(stage: Stage) -> None:
     """A task whose day's requests are spent is revoked now, not tomorrow."""
     ledger = stage.runtime.ledger
