@@ -24,16 +24,16 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _publish(
+def apply_async(
     self: _TASK,
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     *positional: Any,
     **options: Any,
 ) -> Any:
-    """`Task.apply_async` that refuses a bad prompt before it is sent, and shows none in events and logs."""
+    """`Task.apply_async` of all our tasks: it refuses a bad prompt, and shows none in events and logs."""
     if self.app.current_worker_task is None and self.name == SUBMIT:
-        _check(*(args or ()), **(kwargs or {}))
+        check_call(*(args or ()), **(kwargs or {}))
     options.setdefault("argsrepr", HIDDEN)
     options.setdefault("kwargsrepr", HIDDEN)
     return self.app.Task.apply_async(self, tuple(args or ()), dict(kwargs or {}), *positional, **options)
@@ -57,7 +57,7 @@ _OPTIONS: dict[str, Any] = {
     "throws": (FreddyError,),
     "resultrepr_maxsize": 1,  # an answer is nothing for logs and monitors
     "Request": worker.HopRequest,
-    "apply_async": _publish,
+    "apply_async": apply_async,
 }
 
 
@@ -92,7 +92,7 @@ def process_ai_response(
 
     The result is the API's object with `output_text` and `polls`. Raises a `FreddyError`.
     """
-    _check(prompt, expected=expected, timeout=timeout, lane=lane, label=label, **fields)
+    check_call(prompt, expected=expected, timeout=timeout, lane=lane, label=label, **fields)
     settings = runtime_of(self.app).settings
     job = Job(
         deadline=0.0,
@@ -138,7 +138,7 @@ def _shallow(end: Ignore) -> Ignore:
     return end.with_traceback(None)
 
 
-def _check(
+def check_call(
     prompt: Any = None,
     *,
     model: Any = None,
@@ -149,6 +149,7 @@ def _check(
     return_exceptions: Any = False,
     **fields: Any,
 ) -> None:
+    """Refuse a call of `process_ai_response` that cannot work; raises `InvalidRequest`, which says why."""
     check_request(prompt, fields)
     if isinstance(expected, str) and expected not in DURATIONS:
         raise InvalidRequest(f"`expected` is a number of seconds, or one of {', '.join(DURATIONS)}.")

@@ -35,7 +35,7 @@ class Call:
 def check(item: Item, options: Mapping[str, Any]) -> None:
     """Raise `InvalidRequest`, naming the item, where it cannot be sent with these options."""
     try:
-        response_tasks._check(item.prompt, **{**options, **item.options})
+        response_tasks.check_call(item.prompt, **{**options, **item.options})
     except InvalidRequest as error:
         raise InvalidRequest(f"Item {item.id!r}: {error.message}") from None
 

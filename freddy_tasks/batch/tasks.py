@@ -31,7 +31,7 @@ _OPTIONS: dict[str, Any] = {
     "throws": (BatchFailed,),
     "resultrepr_maxsize": 1,  # answers are nothing for logs and monitors
     "Request": HopRequest,
-    "apply_async": response_tasks._publish,
+    "apply_async": response_tasks.apply_async,
 }
 _TASK = Task[Any, Any]
 

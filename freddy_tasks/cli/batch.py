@@ -19,7 +19,7 @@ from freddy_tasks.batch.source import FORMATS, PROMPT, SUFFIXES, Checked, Format
 from freddy_tasks.budget import Budget
 from freddy_tasks.errors import InvalidRequest
 from freddy_tasks.models import Lane
-from freddy_tasks.tasks import _check as check_call
+from freddy_tasks.tasks import check_call
 
 from .apps import app_option, settings
 from .batch_display import duration
