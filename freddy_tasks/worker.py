@@ -13,6 +13,7 @@ from celery.exceptions import BackendError, Ignore
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
+from kombu.transport import virtual
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from .connections import is_redis
@@ -119,7 +120,8 @@ class SurvivingConsumer(Consumer):
     And a greenlet pool never takes back what a killed worker held: its loop (`celery.worker.loops.synloop`)
     gives up after two seconds, and kombu only looks when a BRPOP has run out. And the messages that a worker
     held when its Redis went away stay unacknowledged for the whole visibility timeout: ours, which a second
-    delivery does no harm, are put back as soon as there is a connection.
+    delivery does no harm, are put back as soon as there is a connection. So is any message that Redis handed
+    out and had no memory to note: it would be lost.
     """
 
     task_consumer: Any  # Celery sets it; missing in the stubs
@@ -131,6 +133,7 @@ class SurvivingConsumer(Consumer):
         if options["hub"] is None and is_redis(str(app.conf.broker_read_url)):
             # Not for the other pools: with it they notice a SIGTERM late.
             app.conf.broker_transport_options.setdefault("polling_interval", GREENLET_POLLING_INTERVAL)
+        self._unnoted: list[Any] = []  # messages
         super().__init__(*args, **options)
         # To kombu it is the fault of a channel, and Celery ends the worker at those.
         self.connection_errors = (*self.connection_errors, OutOfMemoryError)
@@ -159,24 +162,48 @@ class SurvivingConsumer(Consumer):
     def on_ready(self) -> None:
         """There is a connection, for the first time or again."""
         super().on_ready()
+        channel = self.task_consumer.channel
+        if not _is_redis(channel):
+            return
         held, self._held = self._held, ()
         try:
             for tag in held:
-                self.task_consumer.channel.qos.restore_by_tag(tag)
+                channel.qos.restore_by_tag(tag)
         except Exception as error:  # the transport's own; the visibility timeout is the backstop
             logger.warning("%d messages come back by the visibility timeout: %r", len(held), error)
+        while self._unnoted:
+            virtual.Channel._restore(channel, self._unnoted[-1])
+            self._unnoted.pop()
+        self._keep_unnoted(channel.qos)
+
+    def _keep_unnoted(self, qos: Any) -> None:
+        """Keep a message that Redis handed out and has no memory to note: nobody else has it."""
+        note = qos.append
+
+        def append(message: Any, delivery_tag: str) -> None:
+            try:
+                note(message, delivery_tag)
+            except OutOfMemoryError:
+                self._unnoted.append(message)
+                raise
+
+        qos.append = append
 
     def _delivery_tags(self) -> tuple[str, ...]:
         """Of the messages of ours that this worker holds; none where the transport is another one."""
-        qos = getattr(getattr(self.task_consumer, "channel", None), "qos", None)
-        if not hasattr(qos, "restore_by_tag"):
+        channel: Any = getattr(self.task_consumer, "channel", None)
+        if not _is_redis(channel):
             return ()
-        delivered = dict(getattr(qos, "_delivered", {}))
+        delivered = dict(getattr(channel.qos, "_delivered", {}))
         return tuple(
             tag
             for tag, message in delivered.items()
             if str((message.headers or {}).get("task")).startswith(TASKS)
         )
+
+
+def _is_redis(channel: Any) -> bool:
+    return hasattr(getattr(channel, "qos", None), "restore_by_tag")
 
 
 def lane_of(task: Task[Any, Any]) -> Lane:

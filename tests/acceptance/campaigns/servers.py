@@ -79,7 +79,10 @@ def fill(plan: Plan) -> Verdict:
                 outages.append(Outage(began, time.time()))
                 _rest(stage, 1.0)
 
-    return ride("maxmemory", plan, break_it, outages)
+    def none_is_gone(_: Stage, verdict: Verdict, swallowed: list[str]) -> None:
+        verdict.lost += [f"{task_id}: its first message" for task_id in swallowed]
+
+    return ride("maxmemory", plan, break_it, outages, check=none_is_gone)
 
 
 def ride(
