@@ -138,6 +138,7 @@ def run(plan: Plan, lag: float = 0.0, rounds: int = ROUNDS) -> Verdict:
 
     def break_it(stage: Stage) -> None:
         for _ in range(rounds):
+            stage.server.heal()
             stage.send(plan.size // 4 // rounds)
             time.sleep(stage.random.uniform(0.3, 1.5))
             detached = time.time()
@@ -147,7 +148,6 @@ def run(plan: Plan, lag: float = 0.0, rounds: int = ROUNDS) -> Verdict:
             time.sleep(lag)
             died, promoted = stage.server.fail_over()
             outages.append(Outage(died, promoted, died - detached + MARGIN if lag else MARGIN))
-            stage.server.heal()
             stage.supervise()
 
     name = f"failover, {lag:g} s behind" if lag else "failover"
