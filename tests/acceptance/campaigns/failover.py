@@ -107,8 +107,17 @@ class Guarded:
         return self._nodes[other]
 
     def _promoted(self, node: Valkey) -> bool:
+        """Every Sentinel says so: one that had not heard yet would send clients to the old master.
+
+        That one takes writes from its return until a Sentinel demotes it, some ten seconds, and then drops
+        them.
+        """
         with contextlib.suppress(redis.RedisError):
-            return bool(self._guide.discover_master(Sentinel.master)[1] == node.port)
+            named = [
+                sentinel.sentinel_get_master_addr_by_name(Sentinel.master)
+                for sentinel in self._guide.sentinels
+            ]
+            return all(place is not None and int(place[1]) == node.port for place in named)
         return False
 
     def _is_safe(self) -> bool:
