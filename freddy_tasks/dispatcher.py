@@ -47,6 +47,7 @@ class Dispatcher:
         self._unpublished: deque[Hop] = deque()
         self._to_cancel: deque[str] = deque()
         self._mark = ""
+        self._pause = FIRST_PAUSE  # before the next attempt, when the state server goes away
         self._next_sign = 0.0
         self._next_price = 0.0
         self._stopping = threading.Event()
@@ -70,7 +71,6 @@ class Dispatcher:
         self._to_cancel.append(task_id)
 
     def _run(self) -> None:
-        pause = FIRST_PAUSE
         while not self._stopping.is_set():
             try:
                 self._dispatch_until_stopped()
@@ -78,20 +78,19 @@ class Dispatcher:
                 logger.warning(
                     "State server away (%s); responses wait, next attempt in %.1f s",
                     type(error).__name__,
-                    pause,
+                    self._pause,
                 )
-                self._stopping.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                self._stopping.wait(self._pause)
+                self._pause = min(2 * self._pause, LONGEST_PAUSE)
             except Exception:
                 logger.exception("Dispatcher failed; it starts again in %.1f s", LONGEST_PAUSE)
                 self._stopping.wait(LONGEST_PAUSE)
-            else:
-                pause = FIRST_PAUSE
 
     def _dispatch_until_stopped(self) -> None:
         with self._ledger.listen() as wake:
             while not self._stopping.is_set():
                 pause = min(self.dispatch(), LONGEST_SLEEP)
+                self._pause = FIRST_PAUSE
                 self._asleep = True  # before the last look at the flag, so that `stop` misses no sleeper
                 if not self._stopping.is_set():
                     wake.wait(pause)

@@ -281,6 +281,7 @@ def _write(transition: Any, *args: Any) -> Any:
 
 def _write_id(runtime: Runtime, held: Held, job: Job, delay: float) -> ParkedRecord | Fenced:
     """Put an accepted response on record, also past its lease: the API tells an id only once."""
+    logger.info("Response %s was accepted for task %s", job.response_id, held.task_id)
     give_up = runtime.monotonic() + ID_PATIENCE
     while True:
         try:

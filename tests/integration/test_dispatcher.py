@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import redis
@@ -93,3 +94,25 @@ def test_a_state_server_that_was_emptied_is_told_once(
     assert before == 0
     assert [record.levelname for record in records] == ["ERROR"]
     assert "was emptied" in records[0].getMessage()
+
+
+def test_each_outage_begins_with_short_pauses(dispatcher: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long one before it makes a dispatcher no slower to come back."""
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(module, "LONGEST_SLEEP", 0.01)
+    outcomes = iter([False] * 3 + [True] + [False] * 2 + [True])
+    pop = dispatcher._ledger.pop
+
+    def pop_or_fail(most: int) -> Any:
+        if not next(outcomes, True):
+            raise redis.exceptions.ConnectionError("the state server is away")
+        return pop(most)
+
+    monkeypatch.setattr(dispatcher._ledger, "pop", pop_or_fail)
+    with logged("freddy_tasks.dispatcher") as records:
+        dispatcher._pause = module.FIRST_PAUSE
+        dispatcher.start()
+        wait_for(lambda: len(records) == 5)
+        dispatcher.stop(timeout=30.0)
+
+    assert [record.args[1] for record in records] == [0.01, 0.02, 0.04, 0.01, 0.02]
