@@ -51,8 +51,8 @@ def test_a_server_that_crashes_loses_nothing_in_silence() -> None:
 
 
 def test_a_full_server_ends_no_worker_and_loses_no_message() -> None:
-    """Three times without memory for a write, and more messages than a worker takes at once."""
-    verdict = servers.fill(Plan(size=140, workers=1, concurrency=1))
+    """No memory for a write, and more messages than a worker takes at once."""
+    verdict = servers.fill(Plan(size=60, workers=1, concurrency=1), rounds=1)
 
     assert verdict.good, told(verdict)
 

@@ -10,8 +10,9 @@ import pytest
 from celery import Celery, signals
 from celery._state import _tls
 from celery.contrib.testing.worker import start_worker
+from celery.worker import state
 from pydantic import SecretStr
-from shop import Shop, Witness, shop_of
+from shop import Shop, Witness, shop_of, wait_for
 
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Constant, Emulator, Options
@@ -93,8 +94,19 @@ def shop(_shop: Shop) -> Iterator[Shop]:
     _shop.witness.calls.clear()
     yield _shop
     _shop.api.set_faults(())
+    wait_for(lambda: _is_idle(_shop.app))  # what a test leaves running, another one would witness
     if before is not None:
         before.set_current()
+
+
+def _is_idle(app: Celery) -> bool:
+    """Whether the worker in this process has nothing to do now; responses may wait."""
+    with app.connection_for_read() as connection:
+        try:
+            queued = connection.default_channel.queue_declare("celery", passive=True).message_count
+        except connection.channel_errors:  # an empty queue is none
+            queued = 0
+    return not queued and not state.reserved_requests
 
 
 def _current() -> Celery | None:

@@ -107,12 +107,11 @@ def test_an_end_that_is_delivered_twice_calls_once(shop: Shop, cancelled: bool) 
         batch.cancel()
     wait_for(lambda: ends)
     task, args = (salvage_batch, ("", batch.id)) if cancelled else (collect_batch, ([], batch.id))
-    task.apply_async(
-        args, task_id=Record(batch.id, 1).salvage_id if cancelled else batch.id, link=shop.note.s()
-    )
+    end_id = Record(batch.id, 1).salvage_id if cancelled else batch.id
+    task.apply_async(args, task_id=end_id, link=shop.note.s())
     wait_for(lambda: len(ends) == 2 and shop.witness.calls_of("note"))
 
-    assert ends == [(ends[0][0], "SUCCESS"), (ends[0][0], "IGNORED")]
+    assert ends == [(end_id, "SUCCESS"), (end_id, "IGNORED")]
     assert len(shop.witness.calls_of("note")) == 1
     assert batch.get(DEADLINE).counts["cancelled" if cancelled else "completed"] == 1
 

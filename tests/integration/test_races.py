@@ -14,6 +14,7 @@ from celery import Celery, states
 from celery.app.trace import build_tracer
 from celery.backends.redis import RedisBackend
 from kombu.exceptions import OperationalError
+from logs import logged
 from pydantic import SecretStr
 
 from freddy_tasks import LedgerLost, OutcomeUnknown
@@ -218,21 +219,19 @@ def test_a_state_server_that_is_away_when_an_id_arrives_loses_none(
     assert stage.api.counts.posts == 1
 
 
-def test_a_worker_does_not_hold_an_id_for_ever(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_worker_does_not_hold_an_id_for_ever(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """After five minutes it names the response in the log, and the task ends in an unknown outcome."""
 
     def refuse(*_: Any) -> Any:
         stage.late += 100.0
         raise redis.exceptions.ConnectionError("the state server is away")
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, logged("freddy_tasks.responses") as records:
         patch.setattr(stage.runtime.ledger, "park", refuse)
         stage.submit("t")
     (response,) = stage.api.jobs()
 
-    assert f"Response {response.id} of task t is not on record" in caplog.text
+    assert f"Response {response.id} of task t is not on record" in records[-1].getMessage()
     assert stage.late == 300.0
     stage.deliver(stage.next("t"))
     assert isinstance(stage.app.AsyncResult("t").result, OutcomeUnknown)
@@ -252,9 +251,7 @@ def test_an_id_that_comes_after_the_lease_is_kept(stage: Stage) -> None:
     assert stage.api.counts.posts == 1
 
 
-def test_an_id_that_comes_after_the_end_can_be_resumed(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_id_that_comes_after_the_end_can_be_resumed(stage: Stage) -> None:
     """Its task has ended in an unknown outcome; it is known now, and the answer may still be had."""
 
     def end_meanwhile() -> None:
@@ -262,11 +259,12 @@ def test_an_id_that_comes_after_the_end_can_be_resumed(
         stage.deliver(stage.next("t"))
 
     stage.client.then = end_meanwhile
-    stage.submit("t", "Whales [emulate: polls=0]")
+    with logged("freddy_tasks.responses") as records:
+        stage.submit("t", "Whales [emulate: polls=0]")
 
     assert isinstance(stage.app.AsyncResult("t").result, OutcomeUnknown)
     assert stage.phase("t") is Phase.SUSPENDED
-    assert "freddy-tasks resume t" in caplog.text
+    assert "freddy-tasks resume t" in records[-1].getMessage()
     assert stage.runtime.ledger.revive("t", Phase.WAITING, 60.0)
     stage.app.backend.forget("t")
     stage.deliver(stage.next("t"))

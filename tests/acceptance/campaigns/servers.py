@@ -63,14 +63,14 @@ def drop(plan: Plan) -> Verdict:
     return ride("drop", plan, break_it, [])
 
 
-def fill(plan: Plan) -> Verdict:
+def fill(plan: Plan, rounds: int = FILLS) -> Verdict:
     """No memory left under `noeviction`: every write is refused for a while."""
     outages: list[Outage] = []
 
     def break_it(stage: Stage) -> None:
         with redis.Redis(unix_socket_path=str(stage.server.socket)) as client:
-            for _ in range(FILLS):
-                stage.send(plan.size // 2 // FILLS)
+            for _ in range(rounds):
+                stage.send(plan.size // 2 // rounds)
                 time.sleep(stage.random.uniform(0.0, 0.5))
                 client.config_set("maxmemory", 1)
                 began = time.time()
