@@ -11,6 +11,8 @@ from campaigns.stage import Plan, Stage
 
 from freddy_tasks.emulator import Constant, Options
 
+pytestmark = pytest.mark.campaign
+
 FAULTS = (
     "reset_after@method=POST",
     "cut@method=GET@first=2",
