@@ -215,7 +215,7 @@ def test_a_server_that_is_killed_and_comes_back_only_delays_a_run(lone: Site) ->
     assert status == 1
     assert_all_are_accounted_for(lines_of(output), 30)
     assert set(lone.api.counts.submits.values()) == {1}
-    # An intent may be on record whose writer never heard so, and sent nothing: who could tell it from one that did?
+    # An intent may be on record whose writer never heard so, and sent nothing: its outcome is unknown, too.
     unknown = sum(line["outcome"] == "unknown" for line in lines_of(output))
     assert 30 - unknown <= len(lone.api.counts.submits) <= 30
 
