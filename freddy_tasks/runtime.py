@@ -35,7 +35,7 @@ class Runtime:
     clock: Callable[[], float] = time.time  # Unix seconds of this machine, for the API's moments only
     monotonic: Callable[[], float] = time.monotonic
     random: Callable[[], float] = random.random
-    sleep: Callable[[float], None] = time.sleep  # in eager mode only: no worker sleeps
+    sleep: Callable[[float], None] = time.sleep  # in eager mode, and while the state server is away
 
     def schedule(self, job: Job) -> Schedule:
         """When to look for this response."""

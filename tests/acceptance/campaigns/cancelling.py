@@ -9,9 +9,8 @@ import sys
 import time
 
 from campaigns.book import Verdict, judge
-from campaigns.stage import Plan, Stage
+from campaigns.stage import Plan, Stage, api_for
 from freddy_tasks import cancel_response
-from freddy_tasks.emulator import Options
 
 ENDLESS = "{} {} [emulate: duration=600]"
 RACE = 1.5  # seconds that a racing response takes
@@ -28,9 +27,7 @@ COMMAND = (sys.executable, "-m", "freddy_tasks")
 def run(plan: Plan) -> Verdict:
     """A share of the responses each way, and as many that end by themselves while they are cancelled."""
     each = max(1, plan.size // (len(WAYS) + 1))
-    options = Options(
-        queue_seconds=0.1, per_minute=None, per_day=None, answer="About {}".format, seed=plan.seed
-    )
+    options = api_for(plan, queue_seconds=0.1)
     with Stage(plan, options) as stage:
         stage.open()
         faults: list[str] = []

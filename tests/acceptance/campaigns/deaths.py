@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from campaigns.book import UNKNOWN, Book, Verdict, judge
 from campaigns.points import POINTS, UNKNOWABLE
-from campaigns.stage import Plan, Stage
-from freddy_tasks.emulator import Constant, Options
+from campaigns.stage import Plan, Stage, api_for
+from freddy_tasks.emulator import Constant
 
 LEASE = "1"  # second
 CLAIM = 30.0  # seconds, at most, for which Celery lets nobody but a dead worker start the body of a chord
@@ -43,12 +43,10 @@ def run(plan: Plan, *, resubmit: bool = False, points: Sequence[str] = POINTS) -
 
     The visibility timeout is Celery's hour; where the broker alone has a first message, it is let pass.
     """
-    options = Options(
+    options = api_for(
+        plan,
         durations=Constant(1.5),
         queue_seconds=0.1,
-        per_minute=None,
-        per_day=None,
-        answer="About {}".format,
         honour_idempotency=resubmit,
     )
     env = {"FREDDY_LEASE": LEASE, "FREDDY_TIERS": "inf:0.5", "SURVIVE_PREFETCH": "1"}

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from campaigns.book import UNKNOWN, Verdict, judge
-from campaigns.stage import Plan, Stage
-from freddy_tasks.emulator import AfterPolls, Options
+from campaigns.stage import Plan, Stage, api_for
+from freddy_tasks.emulator import AfterPolls
 
 ANSWERED = ("completed",)
 UNCERTAIN = ("completed", UNKNOWN)
@@ -134,13 +134,7 @@ def _timeout(fault: str) -> float:
 
 
 def _stage(plan: Plan) -> Stage:
-    options = Options(
-        durations=AfterPolls(3),
-        per_minute=None,
-        per_day=None,
-        answer="About {}".format,
-        seed=plan.seed,
-    )
+    options = api_for(plan, durations=AfterPolls(3))
     return Stage(
         plan,
         options,

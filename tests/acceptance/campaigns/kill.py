@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 
 from campaigns.book import UNKNOWN, Verdict, judge
-from campaigns.stage import SURVIVING, Plan, Stage
-from freddy_tasks.cli.suspended import unknown_outcomes
-from freddy_tasks.emulator import LogNormal, Options
+from campaigns.stage import SURVIVING, Plan, Stage, api_for
+from freddy_tasks.emulator import LogNormal
 
 RESPONSES_A_KILL = 20
 LONGEST_CALM = 1.5  # seconds between a worker's readiness and the next kill
@@ -20,14 +19,11 @@ def run(plan: Plan, *, resubmit: bool = False) -> Verdict:
     `resubmit`: an API that honours idempotency keys, and FREDDY_ON_UNKNOWN_OUTCOME=resubmit. First messages
     that a killed worker had taken and not begun belong to the broker, which gives them back after that hour.
     """
-    options = Options(
+    options = api_for(
+        plan,
         durations=LogNormal(2.0, 0.5),
         queue_seconds=0.3,
-        per_minute=None,
-        per_day=None,
-        answer="About {}".format,
         latency=0.05,
-        seed=plan.seed,
         honour_idempotency=resubmit,
     )
     env = {"FREDDY_ON_UNKNOWN_OUTCOME": "resubmit"} if resubmit else {}
@@ -36,13 +32,7 @@ def run(plan: Plan, *, resubmit: bool = False) -> Verdict:
     with Stage(plan, options, **env) as stage:
         stage.open()
         kills = _kill_and_send(stage)
-        stage.wait(patience=15.0)
-        left = stage.unbegun()
-        if left:
-            stage.pass_an_hour()
-        stage.wait(patience=30.0)
-        swallowed = stage.swallowed()
-        stage.book.look_again(stage.desk)
+        left, swallowed = stage.see_through()
         verdict = judge(
             "kill, resubmit" if resubmit else "kill",
             stage.book,
@@ -52,10 +42,7 @@ def run(plan: Plan, *, resubmit: bool = False) -> Verdict:
             ignore_end=left,
             swallowed=swallowed,
         )
-        listed = {record.task_id for record in unknown_outcomes(stage.ledger)}
-        unknown = {task_id for task_id, end in stage.book.ends.items() if end.word == UNKNOWN}
-        if listed != unknown:
-            verdict.faults.append(f"reconcile lists {len(listed)} of {len(unknown)} unknown outcomes")
+        unknown = stage.unknown(verdict)
         verdict.notes += [
             f"{plan.pool}, {kills} kills",
             f"{len(unknown)} ended as OutcomeUnknown, all listed by reconcile",

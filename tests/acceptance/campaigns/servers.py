@@ -11,9 +11,8 @@ from typing import Any
 import redis
 
 from campaigns.book import LOST, UNKNOWN, Verdict, judge
-from campaigns.stage import SURVIVING, Plan, Stage
-from freddy_tasks.cli.suspended import unknown_outcomes
-from freddy_tasks.emulator import LogNormal, Options
+from campaigns.stage import SURVIVING, Plan, Stage, api_for
+from freddy_tasks.emulator import LogNormal
 
 FORGOTTEN = 1.5  # seconds before a crash that an append-only file synced every second may lack, and a margin
 CUTS = 10  # times that all connections are cut
@@ -99,27 +98,18 @@ def ride(
 
     `break_it` adds to `outages`. `check` is given the tasks whose first message is nowhere.
     """
-    options = Options(
+    options = api_for(
+        plan,
         durations=LogNormal(3.0, 0.5),
         queue_seconds=0.3,
-        per_minute=None,
-        per_day=None,
-        answer="About {}".format,
-        seed=plan.seed,
     )
     with Stage(plan, options, server=server, SURVIVE_CONSUMER=SURVIVING, **env) as stage:
         stage.open()
         stage.send(plan.size // 2)
         time.sleep(1.0)
         break_it(stage)
-        stage.wait(patience=15.0)
-        left = stage.unbegun()
-        if left:
-            stage.pass_an_hour()
-        stage.wait(patience=30.0)
-        swallowed = stage.swallowed()
+        left, swallowed = stage.see_through()
         forgotten = [(each.began - each.forgets, each.began) for each in outages if each.forgets]
-        stage.book.look_again(stage.desk)
         verdict = judge(
             name,
             stage.book,
@@ -130,10 +120,7 @@ def ride(
             forgotten=forgotten,
         )
         verdict.slowest = _slowest(stage, outages, left)
-        unknown = {task_id for task_id, end in stage.book.ends.items() if end.word == UNKNOWN}
-        listed = {record.task_id for record in unknown_outcomes(stage.ledger)}
-        if listed != unknown:
-            verdict.faults.append(f"reconcile lists {len(listed)} of {len(unknown)} unknown outcomes")
+        unknown = stage.unknown(verdict)
         if stage.ended:
             verdict.faults.append(f"workers ended with {stage.ended}")
         verdict.notes += [plan.pool, f"{len(unknown)} ended as OutcomeUnknown, all listed by reconcile"]

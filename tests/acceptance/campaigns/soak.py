@@ -8,8 +8,8 @@ from pathlib import Path
 from nodes import Worker
 
 from campaigns.book import Verdict, judge
-from campaigns.stage import Plan, Stage
-from freddy_tasks.emulator import LogNormal, Options
+from campaigns.stage import Plan, Stage, api_for
+from freddy_tasks.emulator import LogNormal
 
 MEDIAN = 5.0  # seconds of a response
 SLICES = 20
@@ -21,13 +21,10 @@ GROWTH = 1.15  # of a worker's memory from the middle to the end, at most
 def run(plan: Plan) -> Verdict:
     """Send in twenty slices, a quarter under way at most; then nothing waits, and no key is for ever."""
     began = time.monotonic()
-    options = Options(
+    options = api_for(
+        plan,
         durations=LogNormal(MEDIAN, 0.5),
         queue_seconds=0.5,
-        per_minute=None,
-        per_day=None,
-        answer="About {}".format,
-        seed=plan.seed,
     )
     with Stage(plan, options, FREDDY_TIERS="inf:2", FREDDY_LEASE="60") as stage:
         stage.open()

@@ -20,8 +20,9 @@ from celery._state import _tls
 from celery.result import denied_join_result
 from nodes import CHECKOUT, Worker
 
-from campaigns.book import Book
+from campaigns.book import UNKNOWN, Book, Verdict
 from freddy_tasks import process_ai_response
+from freddy_tasks.cli.suspended import unknown_outcomes
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Emulator, Options
 from freddy_tasks.ledger import Ledger
@@ -44,6 +45,11 @@ class Plan:
     workers: int = 2
     concurrency: int = 4
     patience: float = 60.0  # seconds without any change, after which what is left counts as hung
+
+
+def api_for(plan: Plan, **options: Any) -> Options:
+    """An API without limits that repeats each prompt, the same for the same seed."""
+    return Options(per_minute=None, per_day=None, answer="About {}".format, seed=plan.seed, **options)
 
 
 class Stage:
@@ -246,6 +252,25 @@ class Stage:
         """
         name = f"hour-{len(self.workers)}"
         self.workers.append(self.hire(name, SURVIVE_VISIBILITY_TIMEOUT="1"))
+
+    def see_through(self) -> tuple[list[str], list[str]]:
+        """Wait for all ends; the tasks not begun until the broker gave them back, and those it has lost."""
+        self.wait(patience=15.0)
+        left = self.unbegun()
+        if left:
+            self.pass_an_hour()
+        self.wait(patience=30.0)
+        swallowed = self.swallowed()
+        self.book.look_again(self.desk)
+        return left, swallowed
+
+    def unknown(self, verdict: Verdict) -> set[str]:
+        """Tasks that ended in `OutcomeUnknown`; a fault of the package unless `reconcile` lists the same."""
+        unknown = {task_id for task_id, end in self.book.ends.items() if end.word == UNKNOWN}
+        listed = {record.task_id for record in unknown_outcomes(self.ledger)}
+        if listed != unknown:
+            verdict.faults.append(f"reconcile lists {len(listed)} of {len(unknown)} unknown outcomes")
+        return unknown
 
     def environment(self) -> dict[str, str]:
         """What a command needs to work on the same app as the workers."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from campaigns.book import Verdict, judge
-from campaigns.stage import Plan, Stage
-from freddy_tasks.emulator import LogNormal, Options
+from campaigns.stage import Plan, Stage, api_for
+from freddy_tasks.emulator import LogNormal
 
 WAYS = {"warm": ("SIGTERM", ""), "soft": ("SIGQUIT", "3"), "cold": ("SIGQUIT", "")}
 MOST_LATE = 1.0  # seconds beyond the longest wait between two looks
@@ -16,13 +16,10 @@ BETWEEN_LOOKS = 0.75  # seconds: the tier of 0.5 s with its jitter
 def run(plan: Plan, way: str) -> Verdict:
     """Stop one worker after the other with prompts in flight; a fresh one takes each one's place."""
     signal, soft = WAYS[way]
-    options = Options(
+    options = api_for(
+        plan,
         durations=LogNormal(4.0, 0.3),
         queue_seconds=0.3,
-        per_minute=None,
-        per_day=None,
-        answer="About {}".format,
-        seed=plan.seed,
     )
     with Stage(plan, options, SURVIVE_SOFT=soft, FREDDY_LEASE="60") as stage:
         stage.open()
