@@ -78,6 +78,8 @@ def give(task: _TASK, outcome: Mapping[str, Any]) -> Any:
         setattr(task.request, _GIVEN, states.SUCCESS)
         if task.request.chord and isinstance(task.backend, RedisBackend):
             _count(task, outcome["result"], store=True)
+            # A callback that cannot be published would else be counted as this member's failure, too.
+            task.request.chord = None
         return outcome["result"]
     setattr(task.request, _GIVEN, states.FAILURE)
     raise _error_of(outcome)
@@ -116,6 +118,13 @@ def has_ended(task: _TASK, task_id: str) -> bool:
     return _state_of(task, task_id) in states.READY_STATES
 
 
+def shown_id(task: _TASK, task_id: str) -> str:
+    """The id of a task's response by what Celery was told last; empty where it was told none."""
+    meta = task.backend.get_task_meta(task_id)
+    shown = meta.get("result")
+    return str(shown.get("response_id") or "") if isinstance(shown, Mapping) else ""
+
+
 def _state_of(task: _TASK, task_id: str) -> str:
     """The state that Celery has on record; a hop that cannot know it ends here, and comes back."""
     try:
@@ -132,7 +141,7 @@ def _state_of(task: _TASK, task_id: str) -> str:
 
 
 def _count(task: _TASK, result: Any, *, store: bool) -> None:
-    """Count an answer for its chord, where Celery will count it again: by Redis, that changes nothing.
+    """Count an answer for its chord; with Redis, to count it again changes nothing.
 
     A result backend that is away at this moment would be an error of the task to `celery.app.trace` (5.7),
     which counts that for the chord in place of the answer.
