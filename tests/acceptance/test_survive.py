@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from campaigns import cancelling, deaths, failover, faulty, kill, servers
+from campaigns import cancelling, deaths, failover, faulty, kill, servers, soak, stopping
 from campaigns.book import Verdict, judge
 from campaigns.stage import Plan, Stage
 
@@ -52,6 +52,20 @@ def test_a_server_that_crashes_loses_nothing_in_silence() -> None:
     assert verdict.good, told(verdict)
 
 
+def test_a_server_that_is_away_for_a_while_loses_nothing_in_silence() -> None:
+    """A second without broker, result backend and ledger."""
+    verdict = servers.restart(Plan(size=20, pool="threads"), 1.0, rounds=1)
+
+    assert verdict.good, told(verdict)
+
+
+def test_connections_that_are_cut_lose_and_repeat_nothing() -> None:
+    """All of all clients, ten times."""
+    verdict = servers.drop(Plan(size=30))
+
+    assert verdict.good, told(verdict)
+
+
 def test_a_full_server_ends_no_worker_and_loses_no_message() -> None:
     """No memory for a write, and more messages than a worker takes at once."""
     verdict = servers.fill(Plan(size=60, workers=1, concurrency=1), rounds=1)
@@ -77,6 +91,28 @@ def test_each_fault_leads_to_its_end() -> None:
         "failed=string": {"ResponseFailed"},
         "410": {"ResponseExpired"},
     }
+
+
+def test_faults_on_a_fifth_of_the_calls_leave_each_response_its_right_end() -> None:
+    """Fifteen of them, mixed."""
+    verdict = faulty.mix(Plan(size=40, pool="threads"))
+
+    assert verdict.good, told(verdict)
+
+
+@pytest.mark.parametrize("way", stopping.WAYS)
+def test_a_worker_that_is_stopped_loses_and_delays_nothing(way: str) -> None:
+    """One worker after the other, with prompts in flight."""
+    verdict = stopping.run(Plan(size=16), way)
+
+    assert verdict.good, told(verdict)
+
+
+def test_many_responses_leave_nothing_behind() -> None:
+    """No job that waits, no message unacknowledged, no key without an end, no worker that grew."""
+    verdict = soak.run(Plan(size=400, pool="threads"))
+
+    assert verdict.good, told(verdict)
 
 
 def test_an_outcome_that_celery_could_not_store_is_stored_later() -> None:
