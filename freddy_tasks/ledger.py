@@ -18,12 +18,18 @@ from kombu.utils.json import dumps, loads
 
 from .budget import Budget
 from .models import Job, Lane
+from .replicas import Replicas
 
 RECORD_TTL = 3 * 86_400  # past the API's retention of 24 hours, and a queue of a day before it
 ADMISSION_TIMEOUT = 86_400.0  # longest wait for one of the plan's requests, in seconds
 DISPATCHER_TTL = 30  # seconds
 PRICE_INTERVAL = 0.9  # seconds, under the dispatchers' own second
+LINE_PATIENCE = 10  # seconds for which an app's word on the length of its line is believed
 PREPAID_SECONDS = 2.0  # how long a request paid for by the dispatcher may be used
+UNSENT_PAUSES = (
+    1.0,
+    5.0,
+)  # seconds until an intent that was given back is tried again: the first, the longest
 RANKS = {Lane.INTERACTIVE: 0, Lane.NORMAL: 1, Lane.BATCH: 2}
 
 
@@ -58,6 +64,7 @@ class Held:
     recovered: bool = False  # an earlier hop of it was lost, or died, or only took long
     abandoned: bool = False  # Celery has an outcome already: only the API is still to be told
     stretch: float = 1.0  # price of a poll while the budget binds, as a multiple of the usual one
+    confirmed: bool = True  # False: the replicas that must have the intent to submit may lack it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,15 @@ class Parked:
 
     due: float  # Unix seconds by the state server's clock
     phase: Phase
+    confirmed: bool = True  # False: the replicas that must have its id may lack it
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """Back in the waiting room, as if it had never been about to leave."""
+
+    due: float  # Unix seconds by the state server's clock
+    times: int  # that it has come back so
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +181,14 @@ class Ledger:
         budget: Budget,
         lease: float = 60.0,
         monotonic: Callable[[], float] = time.monotonic,
+        replicas: int = 0,
     ) -> None:
         self.redis = redis
         self.prefix = prefix
         self.lease = lease
         self.budget = budget
         self._monotonic = monotonic
+        self._replicas = Replicas(redis, replicas, monotonic)
         self._scripts = {name: redis.register_script(source) for name, source in _sources().items()}
 
     def begin(
@@ -187,7 +205,7 @@ class Ledger:
 
         `timeout` is in seconds, from now when `whole`, else from the moment the request is sent.
         """
-        answer = self._run(
+        answer, confirmed = self._confirm(
             "begin", task_id, _dump(body), _dump(options), _dump(job.to_message()), RANKS[job.lane],
             timeout, int(whole), self.lease, ADMISSION_TIMEOUT, uuid.uuid4().hex,
         )  # fmt: skip
@@ -205,18 +223,25 @@ class Ledger:
                     body=body,
                     options=options,
                     stretch=float(answer[3]),
+                    confirmed=confirmed,
                 )
             case "lined_up":
                 return LinedUp()
             case _:
                 return Fenced(Phase(answer[1]))
 
-    def claim(self, task_id: str, generation: int) -> Held | LinedUp | Fenced | Gone:
-        """Take hold of a published hop; with phase `QUEUED`, the intent to submit is on record."""
-        answer = self._run("claim", task_id, generation, self.lease, uuid.uuid4().hex)
+    def claim(
+        self, task_id: str, generation: int, *, confirm: bool = False
+    ) -> Held | LinedUp | Fenced | Gone:
+        """Take hold of a published hop; with phase `QUEUED`, the intent to submit is on record.
+
+        With `confirm` the replicas that must have an intent are asked for it.
+        """
+        claiming = "claim", task_id, generation, self.lease, uuid.uuid4().hex
+        answer, confirmed = self._confirm(*claiming) if confirm else (self._run(*claiming), True)
         match answer[0]:
             case "held":
-                return _held(task_id, generation, answer, self._monotonic())
+                return _held(task_id, generation, answer, self._monotonic(), confirmed)
             case "lined_up":
                 return LinedUp()
             case "gone":
@@ -226,12 +251,24 @@ class Ledger:
 
     def park(self, held: Held, phase: Phase, job: Job, delay: float) -> Parked | Fenced:
         """Put a held job back for `delay` seconds; its deadline rings earlier where it comes first."""
-        answer = self._run(
+        brings_id = bool(job.response_id) and not held.job.response_id
+        parking = (
             "park", held.task_id, held.generation, phase.value, _dump(job.to_message()), max(0.0, delay)
-        )
+        )  # fmt: skip
+        answer, confirmed = self._confirm(*parking) if brings_id else (self._run(*parking), True)
         if answer[0] != "parked":
             return Fenced(Phase(answer[1]) if answer[1] else None)
-        return Parked(float(answer[1]), Phase(answer[2]))
+        return Parked(float(answer[1]), Phase(answer[2]), confirmed)
+
+    def unsend(self, held: Held) -> Unsent | Fenced:
+        """Give back the intent to submit: nothing was sent, and it is tried again within seconds.
+
+        The request goes back to the plan, and a timeout that runs from the submit runs no more.
+        """
+        answer = self._run("unsend", held.task_id, held.generation, *UNSENT_PAUSES, ADMISSION_TIMEOUT)
+        if answer[0] != "parked":
+            return Fenced(Phase(answer[1]) if answer[1] else None)
+        return Unsent(float(answer[1]), int(answer[3]))
 
     def accept(self, task_id: str, job: Job, delay: float) -> Parked | Fenced:
         """Keep the id of an accepted response, though its submit is not the holder any more.
@@ -240,10 +277,10 @@ class Ledger:
         Fenced with phase `SENT` or `QUEUED`: somebody is about to judge it, ask again in a moment. With any
         other phase the id is with the record, for `resume` or for the cancel, unless that had one already.
         """
-        answer = self._run("accept", task_id, _dump(job.to_message()), max(0.0, delay))
+        answer, confirmed = self._confirm("accept", task_id, _dump(job.to_message()), max(0.0, delay))
         if answer[0] != "parked":
             return Fenced(Phase(answer[1]) if answer[1] else None)
-        return Parked(float(answer[1]), Phase(answer[2]))
+        return Parked(float(answer[1]), Phase(answer[2]), confirmed)
 
     def settle(self, held: Held, outcome: Mapping[str, Any], job: Job, after: Phase = Phase.CLOSED) -> bool:
         """Keep the outcome before Celery stores it; False when a cancel or another holder came first.
@@ -329,9 +366,10 @@ class Ledger:
     def pressure(self) -> Pressure | None:
         """How hard the budget binds; None when it cannot, or when somebody was told within the last second.
 
-        Whoever is told answers with `price`.
+        Whoever is told answers with `price`. The lines of all apps that use the key count, each as its own
+        dispatchers last told it by this call.
         """
-        answer = self._run("pressure", PRICE_INTERVAL)
+        answer = self._run("pressure", PRICE_INTERVAL, LINE_PATIENCE)
         return Pressure(*map(float, answer)) if answer else None
 
     def price(self, stretch: float) -> None:
@@ -364,12 +402,16 @@ class Ledger:
         since = float(self.redis.time()[0]) - DISPATCHER_TTL
         return tuple(self.redis.zrangebyscore(f"{self.prefix}:dispatchers", since, "+inf"))
 
-    def _run(self, name: str, *args: Any) -> Any:
+    def _run(self, name: str, *args: Any, client: Any = None) -> Any:
         budget = self.budget
         return self._scripts[name](
             keys=[*budget.keys, self.prefix],
             args=[*budget.limits, RECORD_TTL, PREPAID_SECONDS, *args],
+            client=client,
         )
+
+    def _confirm(self, name: str, *args: Any) -> tuple[Any, bool]:
+        return self._replicas.confirm(lambda client: self._run(name, *args, client=client))
 
 
 def _sources() -> dict[str, str]:
@@ -380,6 +422,7 @@ def _sources() -> dict[str, str]:
         "claim",
         "park",
         "accept",
+        "unsend",
         "settle",
         "close",
         "cancel",
@@ -408,7 +451,7 @@ def _job(text: str, deadline: float | str) -> Job:
     return Job.from_message({**_load(text), "deadline": float(deadline)})
 
 
-def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float) -> Held:
+def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float, confirmed: bool) -> Held:
     _, now, phase, deadline, job, body, outcome, options, may_ask, *flags, stretch = answer
     cancelled, lost, abandoned = (flag == "1" for flag in flags)
     return Held(
@@ -426,6 +469,7 @@ def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float) -
         recovered=lost,
         abandoned=abandoned,
         stretch=float(stretch),
+        confirmed=confirmed,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from celery import Task
@@ -15,7 +16,7 @@ from . import answers, eager, handover, polling
 from .continuation import generation_of, options_of
 from .errors import LedgerLost
 from .handover import Parked
-from .ledger import Fenced, Gone, Held, LinedUp, Phase
+from .ledger import Fenced, Gone, Held, Ledger, LinedUp, Phase, Unsent
 from .ledger import Parked as ParkedRecord
 from .models import CallFailed, FailureKind, Job, Reply, Request, Response, Status
 from .polling import After, Cancelled, Complete, Decision, Fail, PollAgain, SubmitAgain
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 FIRST_GENERATION = 1  # of the user's own message
 ID_PATIENCE = 300.0  # seconds for which a worker tries to write the id of an accepted response
 ID_PAUSE = 0.2  # seconds between two attempts
+REPLICA_PATIENCE = 30.0  # seconds for which it goes on to where the replicas lack an id that is on record
 REQUEUE_PAUSE = 1.0  # seconds a submit waits when the state server is away, before its message goes back
 _NAMESPACE = uuid.UUID("8e5d2f7c-9a0b-4f0e-9d0c-2f1c6a5b7d31")
 _AFTER = {After.NOTHING: Phase.CLOSED, After.RESUMABLE: Phase.SUSPENDED, After.CANCEL: Phase.CANCELLING}
@@ -56,6 +58,8 @@ def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> An
         reply = Reply(CallFailed(FailureKind.TRANSIENT, "the worker that sent it died before it had a reply"))
     elif held.now >= held.job.deadline or not held.may_ask:
         return _carry_out(runtime, task, held, polling.unsent(held.job))
+    elif not held.confirmed:
+        return _hold_back(runtime, task, held)
     else:
         reply = _heeded(runtime, runtime.client.create(request, idempotency_key(held.task_id)))
         _warn_if_background_was_ignored(held, reply)
@@ -140,7 +144,7 @@ def idempotency_key(task_id: str) -> str:
 def _admit(runtime: Runtime, task: _TASK, job: Job, timeout: float | None) -> Held:
     generation = generation_of(task.request)
     if generation is not None:
-        return _claim(runtime, task, _id(task), generation)
+        return _claim(runtime, task, _id(task), generation, confirm=True)
     admitted = runtime.ledger.begin(
         _id(task),
         job,
@@ -162,9 +166,9 @@ def _admit(runtime: Runtime, task: _TASK, job: Job, timeout: float | None) -> He
             raise Ignore
 
 
-def _claim(runtime: Runtime, task: _TASK, task_id: str, generation: int) -> Held:
+def _claim(runtime: Runtime, task: _TASK, task_id: str, generation: int, *, confirm: bool = False) -> Held:
     try:
-        claimed = runtime.ledger.claim(task_id, generation)
+        claimed = runtime.ledger.claim(task_id, generation, confirm=confirm)
     except RedisError as error:
         logger.warning(
             "State server away; task %s comes back by its lease: %s", task_id, type(error).__name__
@@ -176,17 +180,54 @@ def _claim(runtime: Runtime, task: _TASK, task_id: str, generation: int) -> Held
         case LinedUp():
             raise Parked("due, waits for one of the plan's requests")
         case Gone() if task.request.id == task_id and not handover.has_ended(task, task_id):
-            raise _ledger_lost(None)
+            raise _ledger_lost(handover.shown_id(task, task_id))
         case _:  # stale, redelivered, cancelled, or ended
             raise Ignore
 
 
-def _ledger_lost(job: Job | None) -> LedgerLost:
+def _hold_back(runtime: Runtime, task: _TASK, held: Held) -> NoReturn:
+    """Send nothing: a failover might forget the intent, and then nobody would know of the response."""
+    if shown := _is_own(runtime, held):
+        handover.show(task, Status.QUEUED, replace(held.job, deadline=0.0), None)
+    unsent = _unsend(runtime, held)
+    if unsent == Fenced(None):
+        raise Reject("the record of a prompt that was not sent is gone", requeue=True)
+    if isinstance(unsent, Fenced):
+        if shown:
+            _show_end(task, held, unsent)
+        raise Ignore
+    logger.log(
+        logging.WARNING if unsent.times == 1 else logging.INFO,
+        "Fewer than %d replicas have the intent to submit task %s: its prompt waits (%d times so far)",
+        runtime.settings.state_replicas,
+        held.task_id,
+        unsent.times,
+    )
+    raise Parked("queued, waits for the state server's replicas", unsent.due)
+
+
+def _unsend(runtime: Runtime, held: Held) -> Unsent | Fenced:
+    """Take back the intent, also past an outage: once its lease is over it counts as sent."""
+    while True:
+        try:
+            return runtime.ledger.unsend(held)
+        except RedisError as error:
+            if not _is_own(runtime, held):
+                logger.warning(
+                    "State server away; task %s was not sent, and ends as one that may have been: %s",
+                    held.task_id,
+                    type(error).__name__,
+                )
+                raise Ignore from None
+        runtime.sleep(ID_PAUSE)
+
+
+def _ledger_lost(response_id: str) -> LedgerLost:
     return LedgerLost.because(
         "The state server has no record of this response any more: it was flushed, or evicts keys. "
         "Give the ledger a Redis with `noeviction` and an append-only file. The response may still "
-        "run at the API.",
-        response_id=(job and job.response_id) or None,
+        "run at the API; where its id is known, `freddy-tasks resume` goes on with it.",
+        response_id=response_id or None,
     )
 
 
@@ -214,17 +255,14 @@ def _carry_out(runtime: Runtime, task: _TASK, held: Held, decision: Decision) ->
 
 
 def _park(runtime: Runtime, task: _TASK, held: Held, phase: Phase, job: Job, delay: float) -> NoReturn:
-    now = _now(runtime, held)
-    # Past its lease another hop may have ended the task already, and no state may follow its last one.
-    shown = now < held.now + runtime.ledger.lease
-    if shown:
-        handover.show(task, job.status, job, now + delay)
+    if shown := _is_own(runtime, held):
+        handover.show(task, job.status, job, _now(runtime, held) + delay)
     if job.response_id and not held.job.response_id:
         parked = _write_id(runtime, held, job, delay)
     else:
         parked = _write(runtime.ledger.park, held, phase, job, delay)
     if parked == Fenced(None):
-        raise _ledger_lost(job)
+        raise _ledger_lost(job.response_id)
     if isinstance(parked, Fenced):
         if shown:
             _show_end(task, held, parked)
@@ -282,21 +320,19 @@ def _write(transition: Any, *args: Any) -> Any:
 def _write_id(runtime: Runtime, held: Held, job: Job, delay: float) -> ParkedRecord | Fenced:
     """Put an accepted response on record, also past its lease: the API tells an id only once."""
     logger.info("Response %s was accepted for task %s", job.response_id, held.task_id)
-    give_up = runtime.monotonic() + ID_PATIENCE
+    began, is_recorded = runtime.monotonic(), False
     while True:
-        try:
-            parked = runtime.ledger.park(held, Phase.WAITING, job, delay)
-            if isinstance(parked, Fenced) and parked.phase is not None:
-                parked = runtime.ledger.accept(held.task_id, job, delay)
-            if not (isinstance(parked, Fenced) and parked.phase in {Phase.SENT, Phase.QUEUED}):
-                break
-            told = "another hop is about to end it"
-        except RedisError as error:
-            told = f"state server away: {type(error).__name__}"
-        if runtime.monotonic() >= give_up:
-            logger.error("Response %s of task %s is not on record (%s)", job.response_id, held.task_id, told)
+        parked, lack = _try_to_write_id(runtime.ledger, held, job, delay)
+        waited = runtime.monotonic() - began
+        if parked and (not lack or waited >= REPLICA_PATIENCE):
+            break
+        if waited >= ID_PATIENCE:
+            logger.error("Response %s of task %s is not on record (%s)", job.response_id, held.task_id, lack)
             raise Ignore
+        is_recorded = is_recorded or parked is not None
         runtime.sleep(ID_PAUSE)
+    if lack:
+        logger.warning("Response %s of task %s is on record, and %s", job.response_id, held.task_id, lack)
     if isinstance(parked, Fenced) and parked.phase in {Phase.SETTLED, Phase.SUSPENDED}:
         logger.warning(
             "Response %s of task %s was accepted, and its task had ended before that could be written: "
@@ -305,13 +341,37 @@ def _write_id(runtime: Runtime, held: Held, job: Job, delay: float) -> ParkedRec
             held.task_id,
             held.task_id,
         )
+    if is_recorded and isinstance(parked, Fenced):
+        raise Ignore  # it went on while the replicas were waited for
     return parked
+
+
+def _try_to_write_id(
+    ledger: Ledger, held: Held, job: Job, delay: float
+) -> tuple[ParkedRecord | Fenced | None, str]:
+    """The ledger's answer, if it may be the last word, and what is wrong with it, if anything."""
+    try:
+        parked = ledger.park(held, Phase.WAITING, job, delay)
+        if isinstance(parked, Fenced) and parked.phase is not None:
+            parked = ledger.accept(held.task_id, job, delay)
+    except RedisError as error:
+        return None, f"state server away: {type(error).__name__}"
+    if isinstance(parked, Fenced) and parked.phase in {Phase.SENT, Phase.QUEUED}:
+        return None, "another hop is about to end it"
+    if isinstance(parked, ParkedRecord) and not parked.confirmed:
+        return parked, "its replicas may lack it"
+    return parked, ""
 
 
 def _show_end(task: _TASK, held: Held, fenced: Fenced) -> None:
     """Undo a state that this hop showed, within its lease, while somebody else cancelled the response."""
     if fenced.phase in {Phase.CANCELLING, Phase.CLOSED} and not held.abandoned:
         handover.mark_revoked(task, held.task_id, held.options)
+
+
+def _is_own(runtime: Runtime, held: Held) -> bool:
+    """True within its lease; past it another hop may end the task, and no state may follow its last one."""
+    return _now(runtime, held) < held.now + runtime.ledger.lease
 
 
 def _now(runtime: Runtime, held: Held) -> float:

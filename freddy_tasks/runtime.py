@@ -100,7 +100,8 @@ def open_ledger(app: Celery, settings: Settings) -> Ledger:
     """The ledger of an app; it connects to nothing yet."""
     redis = connect(state_server(settings, app))
     budget = Budget.of(settings.api_key.get_secret_value(), *settings.limits)
-    return Ledger(redis, f"{settings.state_prefix}:{_namespace(app)}", budget, settings.lease)
+    prefix = f"{settings.state_prefix}:{_namespace(app)}"
+    return Ledger(redis, prefix, budget, settings.lease, replicas=settings.state_replicas)
 
 
 def _namespace(app: Celery) -> str:

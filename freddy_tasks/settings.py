@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     state_prefix: str = Field(
         "freddy_tasks", min_length=1, description="First part of every key in the state server."
     )
+    state_replicas: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Replicas that must have the intent to submit before a prompt is sent; 0: none.",
+    )
     lease: Annotated[float, Field(ge=1, le=60)] = Field(
         60.0, description="A lost poll is looked at again after this long."
     )

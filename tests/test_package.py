@@ -23,7 +23,7 @@ PURE = {
     *("answers", "hazards", "hints", "learning", "optimum", "outcomes", "polling", "redaction", "refusals"),
     *("retries", "schedules", "simulation", "wire"),
 }
-OUTSIDE = {"budget", "client", "connections", "ledger", "processes", "settings", "transport"}
+OUTSIDE = {"budget", "client", "connections", "ledger", "processes", "replicas", "settings", "transport"}
 EDGE = {"__main__", "app", "cli"}
 """Of the layers from the bottom; every other module is the shell between OUTSIDE and EDGE."""
 

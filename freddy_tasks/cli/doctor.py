@@ -13,7 +13,12 @@ from freddy_tasks.doctor.gathering import knows_tasks
 from .apps import DEFAULT, app_option, find
 from .exits import DONE, FAILED
 
-COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.OK: "green"}
+COLOURS = {
+    Severity.ERROR: "red",
+    Severity.WARNING: "yellow",
+    Severity.ADVICE: "cyan",
+    Severity.OK: "green",
+}
 
 
 @click.command(

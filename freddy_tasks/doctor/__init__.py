@@ -32,6 +32,8 @@ __all__ = ["Finding", "Severity", "examine", "examine_worker", "has_errors"]
 
 logger = logging.getLogger(__name__)
 
+LEVELS = {Severity.ERROR: logging.ERROR, Severity.WARNING: logging.WARNING, Severity.ADVICE: logging.INFO}
+
 
 def examine(app: Celery, *, has_tasks: bool, online: bool) -> list[Finding]:
     """Every check of an app, its servers, its workers and, when `online`, the API: one request.
@@ -65,7 +67,7 @@ def _log(app: Celery, runtime: Runtime, pool: str, consumer: object) -> None:
     try:
         for finding in _of_worker(app, runtime, pool, consumer):
             if finding.severity is not Severity.OK:
-                level = logging.ERROR if finding.severity is Severity.ERROR else logging.WARNING
+                level = LEVELS[finding.severity]
                 logger.log(level, "%s: %s %s", finding.name, finding.message, finding.remedy)
     except Exception as fault:  # a worker must not end for advice, whatever an app's settings hold
         logger.warning(
@@ -78,9 +80,12 @@ def _of_worker(app: Celery, runtime: Runtime, pool: str, consumer: object) -> li
     of_pool = judge_pool(pool, polling_interval=_polling_interval(app), facts=facts)
     found = _judge_app(facts, runtime.settings) + ([of_pool] if of_pool else [])
     try:
-        return found + judge_state(gathering.state_facts(runtime.ledger.redis, "this worker's settings"))
+        facts_of_state = gathering.state_facts(
+            runtime.ledger.redis, "this worker's settings", runtime.settings.state_replicas
+        )
     except RedisError:  # the dispatcher says so, again and again
         return found
+    return found + judge_state(facts_of_state)
 
 
 def _judge_app(facts: AppFacts, settings: Settings) -> list[Finding]:
@@ -101,7 +106,7 @@ def _examine_state(app: Celery, settings: Settings) -> tuple[Ledger | None, list
     except ConfigurationError as problem:
         return None, [error("state_server", problem.message, "Correct it, or set FREDDY_STATE_URL.")]
     try:
-        return ledger, judge_state(gathering.state_facts(client, server.origin))
+        return ledger, judge_state(gathering.state_facts(client, server.origin, settings.state_replicas))
     except RedisError as fault:
         return None, [unreachable(server.origin, gathering.safe_text(fault, app, settings))]
     finally:

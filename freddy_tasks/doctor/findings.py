@@ -12,6 +12,7 @@ class Severity(StrEnum):
 
     ERROR = "error"  # responses are lost, run twice or wait for ever
     WARNING = "warning"  # so they may be, some day, or something costs more than it should
+    ADVICE = "advice"  # what is promised is kept, and more could be
     OK = "ok"
 
 
@@ -37,6 +38,11 @@ def error(name: str, message: str, remedy: str) -> Finding:
 def warning(name: str, message: str, remedy: str) -> Finding:
     """A finding that should be seen to."""
     return Finding(Severity.WARNING, name, message, remedy)
+
+
+def advice(name: str, message: str, remedy: str) -> Finding:
+    """A finding that may be seen to."""
+    return Finding(Severity.ADVICE, name, message, remedy)
 
 
 def fine(name: str, message: str) -> Finding:

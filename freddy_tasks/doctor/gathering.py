@@ -17,6 +17,7 @@ from celery.exceptions import QueueNotFound
 from kombu.utils.imports import symbol_by_name
 from pydantic import ValidationError
 from redis.exceptions import RedisError
+from redis.sentinel import SentinelConnectionPool
 
 from freddy_tasks.connections import is_redis
 from freddy_tasks.continuation import SUBMIT
@@ -110,7 +111,7 @@ def app_facts(app: Celery, *, has_tasks: bool, consumer: object = None) -> AppFa
     )
 
 
-def state_facts(client: redis.Redis, origin: str) -> StateFacts:
+def state_facts(client: redis.Redis, origin: str, wanted_replicas: int) -> StateFacts:
     """What is judged of a state server, in three round trips. Raises `RedisError` when it is away."""
     before = time.time()
     seconds, microseconds = client.time()
@@ -128,6 +129,10 @@ def state_facts(client: redis.Redis, origin: str) -> StateFacts:
         used=int(info.get("used_memory", 0)),
         capacity=int(info.get("maxmemory", 0)),
         skew=0.0 if abs(ahead) <= (after - before) / 2 else ahead,
+        replicas=_replicas(info),
+        guarded="min_slaves_good_slaves" in info,  # told only where so many are asked for
+        by_sentinel=isinstance(client.connection_pool, SentinelConnectionPool),
+        wanted_replicas=wanted_replicas,
     )
 
 
@@ -173,6 +178,11 @@ def _snapshots(client: redis.Redis) -> bool | None:
         return bool(client.config_get("save").get("save", ""))
     except RedisError:  # many providers keep CONFIG to themselves
         return None
+
+
+def _replicas(info: Mapping[str, Any]) -> int:
+    listed = (info.get(f"slave{number}") for number in range(int(info.get("connected_slaves", 0))))
+    return sum(isinstance(each, Mapping) and each.get("state") == "online" for each in listed)
 
 
 def _queue_of(app: Celery, name: str) -> str:

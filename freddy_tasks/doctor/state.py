@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .findings import Finding, error, fine, warning
+from .findings import Finding, advice, error, fine, warning
 from .versions import numbers
 
 OLDEST = (6, 2)
@@ -26,6 +26,10 @@ class StateFacts:
     used: int
     capacity: int
     skew: float  # seconds that its clock is ahead of this machine's, beyond what the network explains
+    replicas: int  # connected, and up to date but for what is on its way
+    guarded: bool  # it refuses writes while too few replicas answer (`min-replicas-to-write`)
+    by_sentinel: bool  # clients ask Sentinel for it
+    wanted_replicas: int  # FREDDY_STATE_REPLICAS
 
 
 def judge_state(facts: StateFacts) -> list[Finding]:
@@ -37,6 +41,8 @@ def judge_state(facts: StateFacts) -> list[Finding]:
         _eviction(facts),
         _memory(facts),
         _clock(facts),
+        _replicas(facts),
+        _split_brain(facts),
     ]
 
 
@@ -145,6 +151,45 @@ def _clock(facts: StateFacts) -> Finding:
             "Let NTP set the clocks of both machines.",
         )
     return fine("state_clock", "Its clock agrees with this machine's.")
+
+
+def _replicas(facts: StateFacts) -> Finding:
+    name = "state_replicas"
+    has = f"{facts.replicas or 'no'} replica{'' if facts.replicas == 1 else 's'}"
+    if facts.wanted_replicas > facts.replicas:
+        return error(
+            name,
+            f"FREDDY_STATE_REPLICAS is {facts.wanted_replicas}, and it has {has}: no prompt is submitted "
+            "while it has fewer.",
+            "Connect as many, or lower FREDDY_STATE_REPLICAS.",
+        )
+    if facts.wanted_replicas:
+        return fine(name, f"It has {has}; a prompt is sent when {facts.wanted_replicas} of them know of it.")
+    if _may_be_replaced(facts):
+        return advice(
+            name,
+            f"It has {has}, and FREDDY_STATE_REPLICAS is 0: after a failover prompts may be forgotten that "
+            "were sent in the moment before it, and billed.",
+            "Set FREDDY_STATE_REPLICAS=1, which costs a round trip for each submit.",
+        )
+    return fine(name, "It has no replica to take its place.")
+
+
+def _split_brain(facts: StateFacts) -> Finding:
+    name = "state_split_brain"
+    if facts.guarded or not _may_be_replaced(facts):
+        return fine(name, "It takes no writes that another master would make it drop.")
+    return advice(
+        name,
+        "While it is cut off from its replicas it goes on taking writes, and drops them when one of those "
+        "has become master: messages, cancels, and what was heard of responses.",
+        "Set `min-replicas-to-write 1` and `min-replicas-max-lag 10` on it and on its replicas; it then "
+        "refuses writes while none of them answers.",
+    )
+
+
+def _may_be_replaced(facts: StateFacts) -> bool:
+    return facts.by_sentinel or facts.replicas > 0
 
 
 def _size(count: int) -> str:

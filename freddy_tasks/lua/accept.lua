@@ -7,7 +7,9 @@ local phase, holder, known, deadline = unpack(redis.call('HMGET', key, 'phase', 
 if not phase then return { 'gone', '' } end
 local known_id, new_id = cjson.decode(known or '{}').response_id, cjson.decode(job).response_id
 if phase == 'waiting' and known_id == new_id then -- the first reply to the same call was lost on the way
-  return { 'parked', redis.call('ZSCORE', DUE, id) or seconds(now), phase }
+  local due = redis.call('ZSCORE', DUE, id) or seconds(now)
+  keep(id, tonumber(due)) -- replicas can only confirm a call that writes
+  return { 'parked', due, phase }
 end
 if known_id or phase == 'closed' or phase == 'cancelled' then return { 'fenced', phase } end
 local unjudged = phase == 'sent' or phase == 'queued'

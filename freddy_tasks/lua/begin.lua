@@ -19,7 +19,8 @@ local granted = budget_room() >= 1 and may_submit(0) and not (is_limited() and a
 local deadline = now + ((whole or granted) and timeout or admission)
 redis.call('HSET', key, 'phase', granted and 'sent' or 'queued', 'generation', 1, 'holder', 'claimed',
   'body', ARGV[7], 'options', ARGV[8], 'job', ARGV[9], 'lane', lane, 'timeout', timeout,
-  'deadline', seconds(deadline), 'started', (whole or granted) and '1' or '0', 'attempts', 0, 'begun', seconds(now), 'nonce', ARGV[15])
+  'deadline', seconds(deadline), 'started', (whole or granted) and '1' or '0', 'whole', whole and '1' or '0',
+  'attempts', 0, 'begun', seconds(now), 'nonce', ARGV[15])
 if not granted then
   line_up(id, 'queued', lane, deadline)
   return { 'lined_up', seconds(now) }

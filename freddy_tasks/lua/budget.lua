@@ -86,4 +86,19 @@ local function budget_borrow()
   return true
 end
 
+-- A request that was taken, and did not leave.
+local function budget_return()
+  if tokens < math.huge then
+    tokens = math.min(capacity, tokens + 1)
+    keep_tokens()
+  end
+  if per_day > 0 and spent_today > 0 then
+    spent_today = spent_today - 1
+    redis.call('HSET', KEYS[1], 'slot', slot, 'spent', spent_today)
+    redis.call('HINCRBY', KEYS[2], slot, -1)
+    redis.call('EXPIRE', KEYS[1], 2 * DAY)
+    redis.call('EXPIRE', KEYS[2], 2 * DAY)
+  end
+end
+
 load_budget()

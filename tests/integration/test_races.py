@@ -3,106 +3,26 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery, states
-from celery.app.trace import build_tracer
 from celery.backends.redis import RedisBackend
+from hops import LEASE, Stage, stage_of
 from kombu.exceptions import OperationalError
 from logs import logged
 from pydantic import SecretStr
 
 from freddy_tasks import LedgerLost, OutcomeUnknown
 from freddy_tasks.budget import Budget
-from freddy_tasks.continuation import POLL, SUBMIT
-from freddy_tasks.dispatcher import Dispatcher, message_of
+from freddy_tasks.continuation import POLL
+from freddy_tasks.dispatcher import Dispatcher
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Constant, Emulator, Options
 from freddy_tasks.ledger import Phase
-from freddy_tasks.runtime import Runtime, build, use
-from freddy_tasks.settings import Settings
-
-LEASE = 30.0  # seconds; no test waits for it
-ENDLESS = "Whales [emulate: polls=99]"
-
-
-@dataclass
-class Interrupted:
-    """The real client, with something that happens after the API's reply and before the caller has it."""
-
-    client: Any
-    then: Callable[[], None] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self.client, name)
-
-        def calling(*args: Any) -> Any:
-            reply = call(*args)
-            then, self.then = self.then, None
-            if then:
-                then()
-            return reply
-
-        return calling
-
-
-@dataclass
-class Stage:
-    """An app whose messages run when a test says so, each through Celery's own tracer."""
-
-    app: Celery
-    runtime: Runtime
-    api: Emulator
-    client: Interrupted
-    late: float = 0.0  # seconds by which this machine's clock ran on during a call
-    callbacks: list[Any] = field(default_factory=list)
-
-    def run(self, name: str, task_id: str, args: Any = (), kwargs: Any = None, headers: Any = None) -> Any:
-        """Run one message, as a worker does."""
-        trace = build_tracer(name, self.app.tasks[name], app=self.app)
-        request = {
-            "id": task_id,
-            "headers": headers or {},
-            "delivery_info": {"routing_key": "celery", "exchange": ""},
-            "ignore_result": False,
-        }
-        return trace(task_id, list(args), kwargs or {}, request)
-
-    def submit(self, task_id: str, prompt: str = ENDLESS) -> None:
-        """Run the user's own message."""
-        self.run(SUBMIT, task_id, [prompt])
-
-    def next(self, task_id: str) -> dict[str, Any]:
-        """The message of a job whose pause, or lease, is over."""
-        ledger = self.runtime.ledger
-        ledger.redis.zadd(f"{ledger.prefix}:due", {task_id: 0}, xx=True)
-        (hop,) = ledger.pop().hops
-        return message_of(hop)
-
-    def deliver(self, message: Mapping[str, Any]) -> Any:
-        """Run a message of the waiting room."""
-        return self.run(
-            message["name"],
-            message["task_id"],
-            message["args"],
-            message["kwargs"],
-            dict(message.get("headers") or {}),
-        )
-
-    def state(self, task_id: str) -> str:
-        """What a caller sees."""
-        return str(self.app.AsyncResult(task_id).state)
-
-    def phase(self, task_id: str) -> Phase:
-        """What the ledger says."""
-        record = self.runtime.ledger.record(task_id)
-        assert record is not None
-        return record.phase
+from freddy_tasks.runtime import build, use
 
 
 @pytest.fixture(scope="module")
@@ -110,24 +30,6 @@ def api() -> Iterator[Emulator]:
     options = Options(durations=Constant(0.0), queue_seconds=0.0, per_minute=None, per_day=None)
     with Emulator(options) as emulator:
         yield emulator
-
-
-def stage_of(app: Celery, api: Emulator, state_url: str) -> Stage:
-    settings = Settings(
-        api_key=SecretStr(api.key),
-        base_url=api.url,
-        plan="unlimited",
-        lease=LEASE,
-        state_url=SecretStr(state_url),
-    )
-    built = build(app, settings)
-    client = Interrupted(built.client)
-    stage = Stage(app, built, api, client)
-    stage.runtime = replace(
-        built, client=client, monotonic=lambda: time.monotonic() + stage.late, sleep=lambda _: None
-    )
-    use(app, stage.runtime)
-    return stage
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from freddy_tasks.doctor.versions import numbers
 from freddy_tasks.doctor.workers import WorkerFacts, judge_workers
 from freddy_tasks.models import CallFailed, FailureKind, Response, Status
 
-ERROR, WARNING, OK = Severity.ERROR, Severity.WARNING, Severity.OK
+ERROR, WARNING, ADVICE, OK = Severity.ERROR, Severity.WARNING, Severity.ADVICE, Severity.OK
 DAY = 86_400.0
 
 STATE = StateFacts(
@@ -36,6 +36,10 @@ STATE = StateFacts(
     used=10 * 2**20,
     capacity=2**30,
     skew=0.3,
+    replicas=0,
+    guarded=False,
+    by_sentinel=False,
+    wanted_replicas=0,
 )
 
 APP = AppFacts(
@@ -89,7 +93,7 @@ def test_a_sound_deployment_has_nothing_to_remedy() -> None:
     ]  # fmt: skip
 
     assert [finding for finding in found if finding.severity is not OK or finding.remedy] == []
-    assert len({finding.name for finding in found}) == len(found) == 22
+    assert len({finding.name for finding in found}) == len(found) == 24
     assert not has_errors(found)
 
 
@@ -114,6 +118,14 @@ def test_a_sound_deployment_has_nothing_to_remedy() -> None:
         ({"skew": 2.5}, "state_clock", WARNING),
         ({"skew": -600.0}, "state_clock", WARNING),
         ({"skew": -1.9}, "state_clock", OK),
+        ({"wanted_replicas": 1}, "state_replicas", ERROR),
+        ({"wanted_replicas": 2, "replicas": 1, "guarded": True}, "state_replicas", ERROR),
+        ({"wanted_replicas": 1, "replicas": 1, "guarded": True}, "state_replicas", OK),
+        ({"wanted_replicas": 0, "replicas": 1, "guarded": True}, "state_replicas", ADVICE),
+        ({"wanted_replicas": 0, "by_sentinel": True, "guarded": True}, "state_replicas", ADVICE),
+        ({"wanted_replicas": 1, "replicas": 2}, "state_split_brain", ADVICE),
+        ({"wanted_replicas": 1, "replicas": 1, "by_sentinel": True}, "state_split_brain", ADVICE),
+        ({"wanted_replicas": 1, "replicas": 1, "guarded": True}, "state_split_brain", OK),
     ],
 )
 def test_each_fault_of_a_state_server_is_found(change: dict[str, Any], name: str, severity: Severity) -> None:
@@ -359,7 +371,7 @@ def check_names() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Call(
-                    func=ast.Name("error" | "warning" | "fine"), args=[ast.Constant(str(name)), *_]
+                    func=ast.Name("error" | "warning" | "advice" | "fine"), args=[ast.Constant(str(name)), *_]
                 ):
                     names.add(name)
                 case ast.Assign(targets=[ast.Name("name")], value=ast.Constant(str(name))):
