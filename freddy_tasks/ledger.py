@@ -304,7 +304,7 @@ class Ledger:
         An id that was never seen here is fenced all the same, as its message may still be on its way;
         with `even_unseen=False` it is left alone.
         """
-        answer = self._run("cancel", task_id, int(even_unseen))
+        answer = self._run("cancel", task_id, int(even_unseen), uuid.uuid4().hex)
         return Phase(answer[1]) if answer[0] == "cancelling" else None
 
     def revive(self, task_id: str, phase: Phase, timeout: float) -> bool:
@@ -317,7 +317,7 @@ class Ledger:
         # a second count; those that count by increments would start the body too early.
         options = _load(self.redis.hget(f"{self.prefix}:job:{task_id}", "options"))
         options.pop("chord", None)
-        answer = self._run("revive", task_id, phase.value, timeout, _dump(options))
+        answer = self._run("revive", task_id, phase.value, timeout, _dump(options), uuid.uuid4().hex)
         return bool(answer[0] == "revived")
 
     def pop(self, most: int = 100) -> Popped:

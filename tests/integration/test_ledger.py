@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
+from redis.retry import Retry
 
 from freddy_tasks.budget import Budget
 from freddy_tasks.ledger import Fenced, Gone, Held, Ledger, LinedUp, Parked, Phase, Popped
@@ -200,6 +206,93 @@ def test_a_suspended_job_is_listed_and_revived(ledger: Ledger) -> None:
     assert ledger.revive("t1", Phase.WAITING, 100.0)
     assert ledger.suspended() == ()
     assert [hop.phase for hop in ledger.pop().hops] == [Phase.WAITING]
+
+
+@pytest.fixture
+def lose_reply(state: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
+    """Cut the connection right after the next reply to a script: the client library calls it again."""
+    state.set_retry(Retry(NoBackoff(), 1))
+    read = AbstractConnection.read_response
+    armed: list[bool] = []
+    lost: list[Any] = []
+
+    def read_or_lose(self: AbstractConnection, *args: Any, **options: Any) -> Any:
+        reply = read(self, *args, **options)
+        if armed and isinstance(reply, list):
+            armed.clear()
+            lost.append(reply)
+            raise redis.exceptions.ConnectionError("cut off")
+        return reply
+
+    def arm() -> list[Any]:
+        armed.append(True)
+        return lost
+
+    monkeypatch.setattr(AbstractConnection, "read_response", read_or_lose)
+    return arm
+
+
+def suspend(ledger: Ledger, task_id: str) -> None:
+    """A response whose task has failed, and which may be taken up again."""
+    waiting(ledger, task_id)
+    held = ledger.claim(*pop_one(ledger)[1:])
+    assert isinstance(held, Held)
+    ledger.settle(held, {"error": {}}, held.job, Phase.SUSPENDED)
+    ledger.close(task_id, held.generation)
+
+
+def test_a_revival_is_told_though_its_first_reply_was_lost(
+    ledger: Ledger, lose_reply: Callable[[], list[Any]]
+) -> None:
+    """Whoever asked hears that it goes on; nobody else does."""
+    suspend(ledger, "t1")
+    lost = lose_reply()
+    revived = ledger.revive("t1", Phase.WAITING, 100.0)
+
+    assert lost == [["revived", "waiting"]]
+    assert revived
+    assert not ledger.revive("t1", Phase.WAITING, 100.0)
+    assert len(ledger.pop().hops) == 1
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.SENT, Phase.SUSPENDED, None])
+def test_a_cancel_is_told_though_its_first_reply_was_lost(
+    ledger: Ledger, lose_reply: Callable[[], list[Any]], phase: Phase | None
+) -> None:
+    """In which phase it came, and whether there was anything to cancel."""
+    match phase:
+        case Phase.WAITING:
+            waiting(ledger)
+        case Phase.SENT:
+            begin(ledger)
+        case Phase.SUSPENDED:
+            suspend(ledger, "t1")
+    lost = lose_reply()
+    found = ledger.cancel("t1")
+
+    assert len(lost) == 1
+    assert found is phase
+
+
+def test_a_cancel_that_is_done_before_its_reply_was_repeated_is_told(state: redis.Redis, prefix: str) -> None:
+    """The client library may be slower than the worker that cancels."""
+
+    class Slow(Ledger):
+        """Calls each cancel again when all has been done."""
+
+        def _run(self, name: str, *args: Any, **options: Any) -> Any:
+            answer = super()._run(name, *args, **options)
+            if name != "cancel":
+                return answer
+            held = self.claim(*pop_one(self)[1:])
+            assert isinstance(held, Held)
+            assert self.close(held.task_id, held.generation)
+            return super()._run(name, *args, **options)
+
+    ledger = Slow(state, prefix, UNLIMITED)
+    waiting(ledger)
+
+    assert ledger.cancel("t1") is Phase.WAITING
 
 
 def test_a_full_budget_lines_submits_up_by_lane(state: redis.Redis, prefix: str) -> None:

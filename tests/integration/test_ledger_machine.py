@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from freddy_tasks.budget import Budget
 from freddy_tasks.embedded import EmbeddedServer
-from freddy_tasks.ledger import RANKS, Fenced, Held, Ledger, LinedUp, Parked, Phase
+from freddy_tasks.ledger import RANKS, Fenced, Held, Ledger, LinedUp, Parked, Phase, Unsent
 from freddy_tasks.models import Job, Lane
 
 OPEN = {Phase.QUEUED, Phase.SENT, Phase.WAITING, Phase.SETTLED, Phase.CANCELLING}
@@ -35,6 +35,7 @@ TWICE = st.booleans()  # the first reply of the script is lost, and the client l
 ANY = st.integers(0, 10**6)
 SECOND_LIFE = 1e6  # seconds for which a paid request stays valid here: no test depends on its own pace
 SLOT, SLOTS = 900, 96
+CAPACITY = 3  # requests that may leave at once, where they are limited by the minute
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Entry:
     body: bool = True
     response: bool = False
     dated: bool = False  # its deadline runs
+    whole: bool = False  # and has, since it arrived
     late: bool = False  # its deadline has passed
     cancel: bool = False
     after: Phase = Phase.CLOSED
@@ -86,12 +88,12 @@ class RetryingLedger(Ledger):
         super().__init__(*args, **options)
         self.calls: list[tuple[Any, ...]] = []  # that may be repeated yet
 
-    def _run(self, name: str, *args: Any) -> Any:
+    def _run(self, name: str, *args: Any, client: Any = None) -> Any:
         if name in {"begin", "claim"}:
             self.calls.append((name, *args))
-        answer = super()._run(name, *args)
+        answer = super()._run(name, *args, client=client)
         for _ in range(self.times - 1):
-            answer = super()._run(name, *args)
+            answer = super()._run(name, *args, client=client)
         return answer
 
 
@@ -106,9 +108,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.prefix = f"machine:{uuid.uuid4().hex[:12]}"
         per_minute = 1 if plan in {"minute", "both"} else 0  # too few to come free while the test runs
         self.per_day = 3 if plan in {"day", "both"} else 0
-        self.tokens = 3 if per_minute else None
+        self.tokens = CAPACITY if per_minute else None
         self.spent = 0
-        self.budget = Budget.of(self.prefix, per_minute, self.per_day, 4)
+        self.budget = Budget.of(self.prefix, per_minute, self.per_day, per_minute + CAPACITY)
         self.ledger = RetryingLedger(self.server, self.prefix, self.budget, lease=1_000.0)
         self.model: dict[str, Entry] = {}
         self.messages: list[tuple[str, int]] = []  # all that were ever published: any may be redelivered
@@ -218,13 +220,15 @@ class LedgerMachine(RuleBasedStateMachine):
         if known := self.model.get(task_id):
             assert answer == Fenced(known.phase)
         elif granted:
-            entry = self.model[task_id] = Entry(Phase.SENT, lane, dated=True)
+            entry = self.model[task_id] = Entry(Phase.SENT, lane, dated=True, whole=whole)
             assert isinstance(answer, Held)
             self.pay()
             self.posted(answer, entry)
         else:
             assert answer == (Fenced(Phase.QUEUED) if twice else LinedUp())
-            self.model[task_id] = Entry(Phase.QUEUED, lane, holder="", lined_up=True, dated=whole)
+            self.model[task_id] = Entry(
+                Phase.QUEUED, lane, holder="", lined_up=True, dated=whole, whole=whole
+            )
 
     @precondition(lambda self: self.messages)
     @rule(which=ANY, twice=TWICE)
@@ -281,6 +285,27 @@ class LedgerMachine(RuleBasedStateMachine):
         entry.body = entry.body and phase is Phase.QUEUED
         entry.phase, entry.holder = phase, ""
         entry.ringing = at_once or (entry.late and phase is not Phase.CANCELLING)
+
+    @precondition(lambda self: self.holders)
+    @rule(which=ANY)
+    def unsend(self, which: int) -> None:
+        """A holder was about to submit, and did not."""
+        held = self.one_of_the_holders(which)
+        if held.phase is not Phase.QUEUED or not held.may_ask or held.now >= held.job.deadline:
+            return
+        self.holders.remove(held)
+        entry = self.model[held.task_id]
+        answer = self.calling(False).unsend(held)
+        if not self.holds(held) or entry.phase is not Phase.SENT:
+            assert answer == Fenced(entry.phase)
+            return
+        assert isinstance(answer, Unsent)
+        entry.posts -= 1
+        if self.tokens is not None:
+            self.tokens = min(CAPACITY, self.tokens + 1)
+        self.spent = max(0, self.spent - 1)
+        entry.phase, entry.holder = (Phase.CANCELLING if entry.cancel else Phase.QUEUED), ""
+        entry.body, entry.ringing, entry.dated = not entry.cancel, entry.cancel, entry.whole
 
     @precondition(lambda self: self.holders)
     @rule(
@@ -431,7 +456,7 @@ class LedgerMachine(RuleBasedStateMachine):
             entry.cancel = True
             assert answer is Phase.SENT
             return
-        assert answer is (Phase.CANCELLING if twice else was)
+        assert answer is was
         if was is not Phase.CANCELLING:
             entry.generation += 1
             entry.abandoned = was is Phase.SUSPENDED
@@ -439,8 +464,10 @@ class LedgerMachine(RuleBasedStateMachine):
             entry.lined_up, entry.ringing = False, True
 
     @precondition(lambda self: self.model)
-    @rule(which=ANY, phase=st.sampled_from([Phase.WAITING, Phase.QUEUED]), sensible=st.booleans())
-    def revive(self, which: int, phase: Phase, sensible: bool) -> None:
+    @rule(
+        which=ANY, phase=st.sampled_from([Phase.WAITING, Phase.QUEUED]), sensible=st.booleans(), twice=TWICE
+    )
+    def revive(self, which: int, phase: Phase, sensible: bool, twice: bool) -> None:
         """A person takes a job up again: one that is suspended, where there is one."""
         suspended = [name for name, entry in self.model.items() if entry.phase is Phase.SUSPENDED]
         among = suspended or list(self.model)
@@ -449,11 +476,11 @@ class LedgerMachine(RuleBasedStateMachine):
         if sensible:
             phase = Phase.QUEUED if entry.body else Phase.WAITING
         possible = bool(suspended) and (entry.body if phase is Phase.QUEUED else entry.response)
-        assert self.calling(False).revive(task_id, phase, 1_000.0) is possible
+        assert self.calling(twice).revive(task_id, phase, 1_000.0) is possible
         if possible:
             entry.generation += 1
             entry.phase, entry.holder, entry.ringing = phase, "", True
-            entry.dated, entry.late = True, False
+            entry.dated, entry.whole, entry.late = True, True, False
             entry.resubmits += phase is Phase.QUEUED
 
     # Steps of time

@@ -141,10 +141,17 @@ def test_a_failover_knows_of_every_prompt_that_was_sent(stage: Stage, pair: Pair
 
 
 def test_an_id_is_written_again_until_a_replica_has_it(stage: Stage, pair: Pair) -> None:
-    """The worker that has it keeps it so long."""
+    """The worker that has it keeps it so long, also through a connection that has written nothing yet."""
     ledger = stage.runtime.ledger
+
+    def reconnect(pauses: int) -> None:
+        if pauses == 1:
+            ledger.redis.connection_pool.disconnect()
+        if pauses == 3:
+            pair.connect()
+
     stage.client.then = pair.cut_off
-    on_sleep(stage, lambda pauses: pair.connect() if pauses == 3 else None)
+    on_sleep(stage, reconnect)
     stage.submit("t")
     (response,) = stage.api.jobs()
 
