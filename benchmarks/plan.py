@@ -17,9 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,8 +103,9 @@ class Journal(threading.Thread):
         self.moments += [record.at for record in self._api.requests() if record.at > last]
 
 
-def by_this_package(api: Emulator, plan: Plan) -> int:
-    """Publish the batch at once; the workers do the rest."""
+@contextmanager
+def workers_on(api: Emulator, plan: Plan) -> Iterator[Celery]:
+    """A server and the plan's workers; an app that publishes to them."""
     tiers = Tiers(tuple(Band(band.until / plan.scale, band.pause / plan.scale) for band in Tiers().bands))
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedServer())
@@ -121,24 +122,30 @@ def by_this_package(api: Emulator, plan: Plan) -> int:
             "FREDDY_TIERS": str(tiers),
             "PYTHONWARNINGS": "ignore",
         }
+        argv = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "freddy_tasks.app",
+            "worker",
+            "-P",
+            "threads",
+            "-c",
+            "4",
+        ]
+        argv += ["--without-gossip", "--without-mingle", "-l", "WARNING"]
         for number in range(plan.workers):
-            argv = [
-                sys.executable,
-                "-m",
-                "celery",
-                "-A",
-                "freddy_tasks.app",
-                "worker",
-                "-P",
-                "threads",
-                "-c",
-                "4",
-            ]
-            argv += ["--without-gossip", "--without-mingle", "-n", f"w{number}@%h", "-l", "WARNING"]
-            worker = processes.start(argv, folder / f"{number}.log", env)
+            worker = processes.start([*argv, "-n", f"w{number}@%h"], folder / f"{number}.log", env)
             stack.callback(processes.stop, worker, 20.0)
         app = Celery("freddy_tasks", broker=server.url, backend=server.url)
         app.conf.task_default_queue = "freddy_tasks"
+        yield app
+
+
+def by_this_package(api: Emulator, plan: Plan) -> int:
+    """Publish the batch at once; the workers do the rest."""
+    with workers_on(api, plan) as app:
         signature = app.signature("freddy_tasks.process_ai_response")
         results = [
             signature.clone(
