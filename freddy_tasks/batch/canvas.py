@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery import chord, group
+from celery import chord
 from celery.canvas import Signature
 
 from freddy_tasks import tasks as response_tasks
-from freddy_tasks.continuation import yielding
+from freddy_tasks.continuation import SUBMIT, yielding
 from freddy_tasks.errors import InvalidRequest
 
+from .broker import queue_of
 from .items import Item
 from .record import FAIL_FAST, Record
-from .tasks import collect_batch, salvage_batch, stop_batch
+from .tasks import COLLECT_BATCH, SALVAGE_BATCH, collect_batch, salvage_batch, stop_batch
 
 _ROUTE = ("queue", "exchange", "routing_key", "priority")  # of the group options: for the body as well
 _KEPT = {"ignore_result": False}  # an app may have it otherwise for its tasks, and an answer is paid for
@@ -40,18 +41,34 @@ def check(item: Item, options: Mapping[str, Any]) -> None:
         raise InvalidRequest(f"Item {item.id!r}: {error.message}") from None
 
 
-def publish(call: Call, kept: Record, batch: str | Mapping[str, Any]) -> Any:
-    """Publish the chord; in eager mode, run it."""
-    body = collect_batch.s(batch).set(**_route(call), **_KEPT)
-    fails_fast = kept.on_error == FAIL_FAST
+def body_of(call: Call, kept: Record, batch: str | Mapping[str, Any]) -> Signature[Any]:
+    """The body of the chord, with all that follows from it."""
+    body: Signature[Any] = collect_batch.s(batch).set(**_route(call), **_KEPT, task_id=kept.body_id)
     if call.callback is not None:
         body.link(call.callback)
-    if not fails_fast and isinstance(batch, str):
+    if kept.on_error != FAIL_FAST and isinstance(batch, str):
         body.link_error(_salvage(call, kept))
     elif call.errback is not None:
         body.link_error(call.errback)
-    header = group(_members(call, kept, fails_fast), task_id=kept.group_id)
-    return chord(header)(body, task_id=kept.body_id)
+    return body
+
+
+def queues_of(call: Call) -> tuple[str, ...] | None:
+    """Where the messages of prompts and end wait; None when that cannot be told."""
+    app, route = response_tasks.process_ai_response.app, _route(call)
+    names = {
+        queue_of(app, SUBMIT, call.group_options),
+        queue_of(app, COLLECT_BATCH, route),
+        queue_of(app, SALVAGE_BATCH, route),
+    }
+    return None if None in names else tuple(sorted(filter(None, names)))
+
+
+def publish(call: Call, kept: Record, body: Signature[Any]) -> Any:
+    """Publish the chord; in eager mode, run it."""
+    members = _members(call, kept, kept.on_error == FAIL_FAST)
+    # Of a group that a chord is made of, `celery.canvas` (5.7) would forget the id.
+    return chord(members, task_id=kept.group_id)(body, task_id=kept.body_id)
 
 
 def _members(call: Call, kept: Record, fails_fast: bool) -> Iterator[Signature[Any]]:

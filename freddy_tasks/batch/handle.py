@@ -21,8 +21,8 @@ from freddy_tasks.errors import FreddyError, InvalidRequest
 from freddy_tasks.ledger import Ledger
 from freddy_tasks.runtime import runtime_of
 
-from . import look, plan, record
-from .canvas import Call, check, publish
+from . import look, plan, record, register
+from .canvas import Call, body_of, check, publish, queues_of
 from .items import Written, fingerprint, ids_of, read_items
 from .progress import Progress, seconds_left
 from .record import COLLECT, FAIL_FAST, OnError, Record
@@ -212,12 +212,15 @@ class Batch:
         )
         batch = cls(app, kept, call)
         if app.conf.task_always_eager:
-            batch._result = BatchResult.from_result(publish(call, kept, kept.to_message()).get())
+            body = body_of(call, kept, kept.to_message())
+            batch._result = BatchResult.from_result(publish(call, kept, body).get())
             return batch
-        ledger = runtime_of(app).ledger
+        ledger, body = runtime_of(app).ledger, body_of(call, kept, kept.id)
         record.save(ledger, kept)
         try:
-            publish(call, kept, kept.id)
+            publish(call, kept, body)
+            # Not before: what is not published yet would look as if it were lost.
+            register.enter(ledger, register.Entry(kept.id, body, queues_of(call)))
         except BaseException:
             _take_back(ledger, kept)
             raise

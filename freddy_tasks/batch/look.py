@@ -14,6 +14,7 @@ from freddy_tasks.ledger import Ledger, Phase
 from freddy_tasks.models import Status
 
 CHUNK = 200  # tasks a round trip: of those that have ended, it brings the whole answers
+UNBEGUN = frozenset({None, Phase.CANCELLED})  # a message has yet to reach a worker, if only to end there
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Standing:
     submitted: bool = False
     status: Status = Status.QUEUED
     polls: int = 0
+    lost: bool = False  # its last message was lost, or so it seemed
 
     @property
     def requests(self) -> int:
@@ -46,10 +48,15 @@ def standings(ledger: Ledger, task_ids: Sequence[str]) -> Iterator[tuple[str, St
         chunk = task_ids[start : start + CHUNK]
         with ledger.redis.pipeline(transaction=False) as pipe:
             for task_id in chunk:
-                pipe.hmget(f"{ledger.prefix}:job:{task_id}", "phase", "job")
+                pipe.hmget(key_of(ledger, task_id), "phase", "job", "lost")
             found = pipe.execute()
-        for task_id, (phase, job) in zip(chunk, found, strict=True):
-            yield task_id, _standing(phase, json.loads(job) if job else {})
+        for task_id, (phase, job, lost) in zip(chunk, found, strict=True):
+            yield task_id, _standing(phase, json.loads(job) if job else {}, lost)
+
+
+def key_of(ledger: Ledger, task_id: str) -> str:
+    """Where the ledger keeps what it has of a task."""
+    return f"{ledger.prefix}:job:{task_id}"
 
 
 def _metas(backend: Any, task_ids: Sequence[str]) -> list[Mapping[str, Any] | None]:
@@ -59,11 +66,15 @@ def _metas(backend: Any, task_ids: Sequence[str]) -> list[Mapping[str, Any] | No
     return [None if value is None else backend.decode_result(value) for value in kept]
 
 
-def _standing(phase: str | None, job: Mapping[str, Any]) -> Standing:
+def _standing(phase: str | None, job: Mapping[str, Any], lost: str | None) -> Standing:
     if phase is None:
         return Standing()
     # One settled by its submit alone has no poll, and perhaps no id.
     submitted = bool(job.get("response_id")) or phase == Phase.SENT
     return Standing(
-        Phase(phase), submitted, Status(job.get("status", Status.QUEUED)), int(job.get("polls", 0))
+        Phase(phase),
+        submitted,
+        Status(job.get("status", Status.QUEUED)),
+        int(job.get("polls", 0)),
+        lost == "1",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import Celery, Task, shared_task, states
 from celery.exceptions import Ignore
+from redis.exceptions import RedisError
 
 from freddy_tasks import tasks as response_tasks
 from freddy_tasks.errors import BatchFailed
@@ -15,8 +16,8 @@ from freddy_tasks.ledger import Ledger
 from freddy_tasks.runtime import runtime_of
 from freddy_tasks.worker import HopRequest
 
-from . import look
-from .record import Record, load, stopped_by
+from . import look, register
+from .record import FAIL_FAST, Record, load, stopped_by
 from .result import BatchItem, BatchResult
 
 logger = logging.getLogger(__name__)
@@ -36,11 +37,26 @@ _OPTIONS: dict[str, Any] = {
 _TASK = Task[Any, Any]
 
 
-@shared_task(name=COLLECT_BATCH, **_OPTIONS)
-def collect_batch(self: _TASK, results: Sequence[Any], batch: str | Mapping[str, Any]) -> dict[str, Any]:
+def _after_return(
+    self: _TASK, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+) -> None:
+    """Celery has stored how a batch ended; what stands in for a body that failed has yet to run."""
+    if not self.request.is_eager and (status == states.SUCCESS or self.name == SALVAGE_BATCH):
+        try:
+            register.strike(runtime_of(self.app).ledger, args[-1])
+        except RedisError as error:  # a watch does so at its next look
+            logger.warning("State server away; batch %s stays open: %s", args[-1], type(error).__name__)
+    self.app.Task.after_return(self, status, retval, task_id, args, kwargs, einfo)
+
+
+@shared_task(name=COLLECT_BATCH, after_return=_after_return, **_OPTIONS)
+def collect_batch(
+    self: _TASK, results: Sequence[Any] | None, batch: str | Mapping[str, Any]
+) -> dict[str, Any]:
     """The body of a batch's chord: the JSON of a `BatchResult`, made of the results of its prompts.
 
-    Raises `BatchFailed` when more prompts have no answer than `on_error` tolerates.
+    `results` None: they are looked up, as the message that brought them was lost. Raises `BatchFailed` when
+    more prompts have no answer than `on_error` tolerates.
     """
     _pass_over_when_done(self)
     # In eager mode there is no state server to keep the record: it comes with the call.
@@ -50,7 +66,7 @@ def collect_batch(self: _TASK, results: Sequence[Any], batch: str | Mapping[str,
     return judged(kept, self.app, results if _are_in_order(self.app) else None).to_result()
 
 
-@shared_task(name=SALVAGE_BATCH, **_OPTIONS)
+@shared_task(name=SALVAGE_BATCH, after_return=_after_return, **_OPTIONS)
 def salvage_batch(self: _TASK, failed_id: str, batch: str) -> dict[str, Any]:
     """What `collect_batch` makes, where Celery calls no body: a member was revoked, or failed by itself.
 
@@ -65,9 +81,12 @@ def salvage_batch(self: _TASK, failed_id: str, batch: str) -> dict[str, Any]:
 def stop_batch(self: _TASK, failed_id: str, batch: str) -> None:
     """Cancel a `fail_fast` batch at its first failure: the errback of its members."""
     ledger = runtime_of(self.app).ledger
-    record = load(ledger, batch)
-    first = stopped_by(ledger, record, failed_id)
-    if first == failed_id:
+    stop(ledger, load(ledger, batch), failed_id)
+
+
+def stop(ledger: Ledger, record: Record, failed_id: str) -> None:
+    """Cancel all prompts of a batch, if this failure is its first."""
+    if stopped_by(ledger, record, failed_id) == failed_id:
         cancel_members(ledger, record)
         logger.info("Batch %s stopped: its task %s failed", record.id, failed_id)
 
@@ -92,10 +111,12 @@ def judged(record: Record, app: Celery, results: Sequence[Any] | None = None) ->
         ),
     )
     missing = record.size - len(result.completed)
-    if isinstance(record.on_error, float) and missing > record.on_error * record.size:
+    # The body of a "fail_fast" one only runs with failures when it is published again.
+    share = 0.0 if record.on_error == FAIL_FAST else record.on_error
+    if isinstance(share, float) and missing > share * record.size:
         raise BatchFailed.because(
             f"{missing} of {record.size} prompts of batch {record.id} have no answer: more than the "
-            f"share of {record.on_error:g} it tolerates. Those there are can be read from its handle.",
+            f"share of {share:g} it tolerates. Those there are can be read from its handle.",
             batch_id=record.id,
             counts=result.counts,
             usage=result.usage,

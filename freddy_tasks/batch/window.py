@@ -28,7 +28,6 @@ STEP = 200  # prompts published between two looks
 SURVEY_EVERY = 15.0  # seconds between two looks at the ledger
 # Seconds; less than the ledger keeps its own records, so while there is a mark, so are they.
 MARK_TTL = 86_400
-UNBEGUN = frozenset({None, Phase.CANCELLED})  # a message has yet to reach a worker, if only to end there
 
 _LOST = OutcomeUnknown(
     "It was sent, and the state server has no record of it any more. It may have been answered, and paid for."
@@ -126,7 +125,7 @@ class Window:
         named = {self._checkpoint.task_id(index): (index, item) for index, item in self._unsent}
         sent_below = self._checkpoint.manifest.sent_below
         need_none = self._known(
-            [task_id for task_id, (index, _) in named.items() if index < sent_below], unless=UNBEGUN
+            [task_id for task_id, (index, _) in named.items() if index < sent_below], unless=look.UNBEGUN
         )
         self._checkpoint.note_sent_below(max((index + 1 for index, _ in self._unsent), default=0))
         self._in_flight.update({task_id: (index, item.id) for task_id, (index, item) in named.items()})
@@ -177,7 +176,7 @@ class Window:
         for task_id, standing in look.standings(self._ledger, list(self._in_flight)):
             if standing.phase is Phase.CLOSED or (standing.phase is None and not is_marked):
                 silent.append(task_id)
-            elif standing.phase in UNBEGUN:
+            elif standing.phase in look.UNBEGUN:
                 unseen.add(task_id)
         # One look is too few: a worker takes its messages out of the queue some time before it begins them.
         lost, self._unseen = unseen & self._unseen, unseen

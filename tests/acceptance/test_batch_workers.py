@@ -1,15 +1,18 @@
-"""A batch whose workers are killed and some of whose prompts are taken back: one end, nothing missing."""
+"""A batch whose workers are killed, and some of whose prompts are taken back or lost: it has one end."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from typing import Any
 
 import pytest
 from celery import Celery, signature
 from nodes import StartWorker, Valkey, wait_for
 from redis import Redis
 
-from freddy_tasks import cancel_response, process_batch
+from freddy_tasks import MessageLost, cancel_response, process_batch
+from freddy_tasks.batch import Outcome
 from freddy_tasks.emulator import Emulator
 
 SIZE = 40
@@ -56,3 +59,42 @@ def test_killed_workers_and_lost_members_leave_one_end(
     assert counts["completed"] + counts["failed"] + counts["unknown"] == SIZE - 2
     assert counts["unknown"] <= 16
     assert set(api.counts.submits.values()) == {1}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_what_the_broker_lost_ends_and_what_a_dead_worker_holds_is_waited_for(
+    pool: str,
+    start_worker: StartWorker,
+    desk: Celery,
+    server: Valkey,
+    api: Emulator,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of five prompts a killed worker had noted one and not the other; nobody looks at the handle."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    callback = signature("bindery.bind", app=desk).set(task_id="bound")
+    batch = process_batch([f"prompt {number}" for number in range(5)], callback=callback)
+    with Redis.from_url(server.url) as probe, desk.connection_for_read() as connection:
+        [(queue, messages)] = queued(probe)
+        lost = json.loads(probe.rpop(queue))["headers"]["id"]
+        dead = connection.channel()
+        held = dead.basic_get(desk.conf.task_default_queue)
+        start_worker(app="loom", pool=pool, concurrency=2 if pool == "prefork" else 8)
+        counts = desk.AsyncResult("bound").get(timeout=60)
+
+        assert messages == 5
+        assert held.headers["id"] == batch.task_ids[1]
+        assert int(probe.get("bindery.bound") or 0) == 1
+    items = {item.task_id: item for item in batch.results(10)}
+    assert counts == {"completed": 4, "failed": 1, "cancelled": 0, "unknown": 0}
+    assert isinstance(items.pop(lost).error, MessageLost)
+    assert {item.outcome for item in items.values()} == {Outcome.COMPLETED}
+    assert set(api.counts.submits.values()) == {1}
+    assert api.counts.posts == 4
+
+
+def queued(probe: Redis) -> list[tuple[Any, int]]:
+    """The lists of messages that the broker has, and how long each is."""
+    return [(key, probe.llen(key)) for key in probe.scan_iter("*", _type="list")]

@@ -14,6 +14,7 @@ from celery.worker import state
 from pydantic import SecretStr
 from shop import Shop, Witness, shop_of, wait_for
 
+from freddy_tasks.batch import watch
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Constant, Emulator, Options
 from freddy_tasks.models import Job
@@ -70,15 +71,18 @@ def _shop(valkey: EmbeddedServer, api: Emulator, settings: Settings) -> Iterator
             witness.requests.append({**vars(task.request), "task": task.name})
 
     signals.task_prerun.connect(record, weak=False)
-    with start_worker(
-        app,
-        pool="threads",
-        concurrency=16,
-        perform_ping_check=False,
-        shutdown_timeout=30.0,
-        queues=["celery", "urgent"],
-    ):
-        yield shop
+    with pytest.MonkeyPatch.context() as patch:
+        # Tests make their own watches: this one would end what another test has left behind.
+        patch.setattr(watch, "EVERY", 3_600.0)
+        with start_worker(
+            app,
+            pool="threads",
+            concurrency=16,
+            perform_ping_check=False,
+            shutdown_timeout=30.0,
+            queues=["celery", "urgent"],
+        ):
+            yield shop
     signals.task_prerun.disconnect(record)
     # A result that outlives the server, in a failed test's traceback, must not ask it for twenty seconds.
     app.backend.result_consumer.subscribed_to.clear()

@@ -1,0 +1,251 @@
+"""Watches over open batches: one whose messages the broker has lost ends all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Set
+from functools import cache
+from typing import Any
+
+from celery import Celery, bootsteps, signals, states
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from freddy_tasks.errors import InvalidRequest
+from freddy_tasks.ledger import Phase
+from freddy_tasks.runtime import Runtime, runtime_of
+from freddy_tasks.worker import DispatcherStep
+
+from . import broker, look, losses, record, register
+from .record import FAIL_FAST, Record
+from .register import Entry
+
+logger = logging.getLogger(__name__)
+
+EVERY = 20.0  # seconds between two looks
+LOOKS = 3  # in a row at which a message is nowhere, before it counts as lost
+LEASE = 3.0  # times the pause between two looks, after which a watch that is silent is replaced
+MEMORY = 2 * 86_400  # seconds for which the ledger is sure to remember a prompt that has ended
+_OVER = look.UNBEGUN | {Phase.CLOSED, Phase.SUSPENDED}
+
+Held = Callable[[tuple[str, ...]], frozenset[str] | None]
+
+
+class Watch:
+    """A thread of its own in each worker; of all of one app, one at a time looks, and the others stand by.
+
+    A message that the broker does not have is missed only where nothing else could bring a prompt on, or end
+    a batch: no worker has begun it, or all prompts have ended. `every` is in seconds.
+    """
+
+    def __init__(self, app: Celery, runtime: Runtime, every: float = EVERY) -> None:
+        self._app = app
+        self._runtime = runtime
+        self._every = every
+        self._name = uuid.uuid4().hex
+        self._lock = f"{runtime.ledger.prefix}:batches:watch"
+        self._vigils: dict[str, _Vigil] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="freddy-batch-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Stop; another worker's watch begins at its next look."""
+        self._stopping.set()
+        self._thread.join(timeout)
+
+    def look(self) -> None:
+        """Look at all open batches once, if no other watch does; without any it is one command.
+
+        Raises what the clients of the servers raise when one is away: nothing that was missed before counts.
+        """
+        vigils, self._vigils = self._vigils, {}
+        open_ids = register.open_ids(self._runtime.ledger)
+        if not open_ids or not self._leads():
+            return
+        held = cache(lambda queues: broker.held(self._app, queues))
+        seen = {}
+        for batch_id in open_ids:
+            if self._stopping.is_set():
+                return
+            try:
+                vigil = vigils.get(batch_id) or self._begin(batch_id)
+                if vigil and vigil.keep(held, self._may_go_on):
+                    seen[batch_id] = vigil
+                else:
+                    register.strike(self._runtime.ledger, batch_id)
+            except (RedisError, OperationalError):
+                raise
+            except Exception:  # the result backend's own, for one: other batches are not to wait for it
+                logger.exception("Batch %s cannot be watched over now", batch_id)
+        self._vigils = seen
+
+    def _begin(self, batch_id: str) -> _Vigil | None:
+        ledger = self._runtime.ledger
+        try:
+            kept, entry = record.load(ledger, batch_id), register.read(ledger, batch_id)
+        except InvalidRequest:  # forgotten
+            return None
+        return None if entry is None else _Vigil(self._app, self._runtime, kept, entry)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._every):
+            try:
+                self.look()
+            except (RedisError, OperationalError) as error:
+                logger.warning("Batches are not watched over: a server is away (%s)", type(error).__name__)
+        with contextlib.suppress(RedisError):
+            self._step_down()
+
+    def _leads(self) -> bool:
+        """Keep the lead, or take it where nobody has it.
+
+        Whoever has it knows at how many looks each message was missed. It is written anew each time, so that
+        a server without memory, which may have workers keep messages that it cannot note, stops the count.
+        """
+        redis, life = self._runtime.ledger.redis, round(1_000 * LEASE * self._every)
+        if redis.set(self._lock, self._name, nx=True, px=life):
+            return True
+        return redis.get(self._lock) == self._name and bool(
+            redis.set(self._lock, self._name, xx=True, px=life)
+        )
+
+    def _may_go_on(self) -> bool:
+        return not self._stopping.is_set() and self._leads()
+
+    def _step_down(self) -> None:
+        redis = self._runtime.ledger.redis
+        if redis.get(self._lock) == self._name:
+            redis.delete(self._lock)
+
+
+class _Vigil:
+    """What the watch knows of one batch from look to look."""
+
+    def __init__(self, app: Celery, runtime: Runtime, kept: Record, entry: Entry) -> None:
+        self._app = app
+        self._runtime = runtime
+        self._record = kept
+        self._entry = entry
+        self._positions = {task_id: index for index, task_id in enumerate(kept.task_ids())}
+        self._silent = dict.fromkeys(self._positions, look.Standing())
+        self._unended = list(self._positions)
+        self._missed: dict[str, int] = {}
+
+    def keep(self, held: Held, may_go_on: Callable[[], bool]) -> bool:
+        """Look once, and do what is to be done; False when the batch has ended."""
+        ends = {self._record.body_id, self._record.salvage_id}
+        found = look.ready_metas(self._app.backend, sorted(ends))
+        end = missing_end(self._record, {task_id: str(meta["status"]) for task_id, meta in found})
+        if end is None:
+            return False
+        self._hear_the_silent()
+        awaited = set(self._silent) if self._silent else {end} if self._all_are_over() else set()
+        seen = held(self._entry.queues) if awaited and self._entry.queues is not None else None
+        if seen and seen & ends:  # the one may yet publish the other
+            seen |= ends
+        self._missed = missed(self._missed, awaited, seen)
+        lost = {task_id for task_id, looks in self._missed.items() if looks >= LOOKS}
+        if end in lost:
+            self._publish_end(end)
+        elif lost:
+            self._end_prompts(lost, may_go_on)
+        return True
+
+    def _hear_the_silent(self) -> None:
+        """Strike out those that a worker has begun, or that have ended without one."""
+        standings = look.standings(self._runtime.ledger, list(self._silent))
+        silent = {task_id: seen for task_id, seen in standings if seen.phase in look.UNBEGUN}
+        for task_id, _ in look.ready_metas(self._app.backend, list(silent)):
+            del silent[task_id]
+        self._silent = silent
+
+    def _all_are_over(self) -> bool:
+        """Whether nothing is to be done for any prompt; it looks no further than to the first that is not."""
+        while self._unended:
+            chunk = self._unended[-look.CHUNK :]
+            standings = look.standings(self._runtime.ledger, chunk)
+            self._unended[-look.CHUNK :] = still = [one for one, seen in standings if seen.phase not in _OVER]
+            if still:
+                return False
+        return True
+
+    def _end_prompts(self, lost: Set[str], may_go_on: Callable[[], bool]) -> None:
+        logger.warning(
+            "Batch %s: the messages of %d prompts are lost; no worker has begun them",
+            self._record.id,
+            len(lost),
+        )
+        if self._runtime.clock() - self._record.created_at > MEMORY:
+            # They may have ended and be forgotten: nobody can say that nothing was sent.
+            self._silent = {one: seen for one, seen in self._silent.items() if one not in lost}
+            return
+        for task_id in sorted(lost, key=self._positions.__getitem__):
+            if not may_go_on():
+                return
+            self._end_prompt(task_id)
+
+    def _end_prompt(self, task_id: str) -> None:
+        index, seen = self._positions[task_id], self._silent[task_id]
+        losses.end_prompt(self._app, self._runtime.ledger, self._record, self._entry, index, seen)
+
+    def _publish_end(self, task_id: str) -> None:
+        logger.warning("Batch %s: the message that ends it is lost, and is sent again", self._record.id)
+        losses.publish_end(self._app, self._record, self._entry, task_id)
+        self._missed = {}
+
+
+def missed(before: Mapping[str, int], awaited: Set[str], held: Set[str] | None) -> dict[str, int]:
+    """At how many looks in a row each awaited message was nowhere; `held` None: it could not be told."""
+    if held is None:
+        return {}
+    return {task_id: before.get(task_id, 0) + 1 for task_id in awaited - held}
+
+
+def missing_end(kept: Record, ended: Mapping[str, str]) -> str | None:
+    """Task id of what has yet to run for a batch to end; None when it has ended.
+
+    `ended` has the states of its chord's body and of what stands in for it, of those that have ended. The
+    stand-in follows a body that failed, but for "fail_fast".
+    """
+    body, salvage = ended.get(kept.body_id), ended.get(kept.salvage_id)
+    if salvage is not None:
+        return None
+    if body == states.FAILURE and kept.on_error != FAIL_FAST:
+        return kept.salvage_id
+    return None if body else kept.body_id
+
+
+class WatchStep(bootsteps.StartStopStep):
+    """Starts the watch with the worker and stops it with the worker."""
+
+    label = "FreddyBatchWatch"
+    requires = (DispatcherStep,)  # it says what is wrong with the settings
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.watch: Watch | None = None
+
+    def start(self, parent: Any) -> None:
+        """Watch over the batches of the worker's app."""
+        self.watch = Watch(parent.app, runtime_of(parent.app), EVERY)
+        self.watch.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002  # the bootstep's interface
+        """Leave the batches to other workers."""
+        if self.watch:
+            self.watch.stop()
+            self.watch = None
+
+    terminate = stop
+
+
+@signals.worker_init.connect(dispatch_uid="freddy_tasks.batch.watch")
+def _add_watch(sender: Any = None, **_: Any) -> None:
+    sender.app.steps["worker"].add(WatchStep)

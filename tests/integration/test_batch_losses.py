@@ -1,0 +1,465 @@
+"""Batches whose messages the broker loses: they end, and nothing that may yet come is given up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu.transport.redis import Channel
+from shop import Shop, wait_for
+
+from freddy_tasks import (
+    Batch,
+    BatchResult,
+    MessageLost,
+    ResponseFailed,
+    cancel_response,
+    process_batch,
+)
+from freddy_tasks.batch import Outcome, broker, register
+from freddy_tasks.batch.tasks import COLLECT_BATCH, SALVAGE_BATCH
+from freddy_tasks.batch.watch import LOOKS, MEMORY, Watch, WatchStep
+from freddy_tasks.continuation import SUBMIT
+from freddy_tasks.embedded import EmbeddedServer
+
+DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
+LATE = "late"  # a queue that the worker reads when a test lets it
+OPTIONS = {"queue": LATE}
+ENDLESS = "Wait {} [emulate: duration=600]"
+
+
+@pytest.fixture
+def watch(shop: Shop) -> Iterator[Watch]:
+    """A watch that looks when it is told to; no batch of another test is on the register."""
+    ledger = shop.runtime.ledger
+    ledger.redis.delete(f"{ledger.prefix}:batches")
+    yield Watch(shop.app, shop.runtime, every=60.0)
+    ledger.redis.delete(f"{ledger.prefix}:batches:watch")
+
+
+@pytest.fixture
+def late(shop: Shop) -> Iterator[redis.Redis]:
+    """A client of the broker, whose queue nobody reads yet."""
+    client = shop.runtime.ledger.redis
+    yield client
+    shop.app.control.cancel_consumer(LATE, reply=True)
+    client.delete(*client.keys(f"{LATE}*"), "nothing")
+
+
+def read_late(shop: Shop) -> None:
+    """Let the worker read the queue."""
+    shop.app.control.add_consumer(LATE, reply=True)
+
+
+def queued(client: redis.Redis) -> dict[str, str]:
+    """The messages of the queue, each under its task id."""
+    found = [message for key in client.keys(f"{LATE}*") for message in client.lrange(key, 0, -1)]
+    return {json.loads(message)["headers"]["id"]: message for message in found}
+
+
+def lose(client: redis.Redis, task_id: str) -> tuple[str, str]:
+    """Take a message away as BRPOP does for a worker that is dead; its key and the message."""
+    message = queued(client)[task_id]
+    [key] = [key for key in client.keys(f"{LATE}*") if client.lrem(key, 1, message)]
+    return key, message
+
+
+def look(watch: Watch, times: int = LOOKS) -> None:
+    """Look so often."""
+    for _ in range(times):
+        watch.look()
+
+
+def callback_of(shop: Shop) -> BatchResult:
+    """What the callback was given, by its one call."""
+    [(given,)] = wait_for(lambda: shop.witness.calls_of("note"))
+    return BatchResult.from_result(given)
+
+
+def is_open(shop: Shop, batch: Batch) -> bool:
+    """Whether a batch is on the register."""
+    return batch.id in register.open_ids(shop.runtime.ledger)
+
+
+def running(shop: Shop) -> list[dict[str, Any]]:
+    """What the worker has in hand."""
+    inspect = shop.app.control.inspect()
+    return [task for tasks in (inspect.active() or {}).values() for task in tasks]
+
+
+@contextmanager
+def losing(name: str) -> Iterator[list[Mapping[str, Any]]]:
+    """Let the broker lose the first message of this name."""
+    lost: list[Mapping[str, Any]] = []
+    put = Channel._put
+
+    def take(self: Channel, queue: str, message: dict[str, Any], **options: Any) -> None:
+        if message.get("headers", {}).get("task") == name and not lost:
+            lost.append(message)
+        else:
+            put(self, queue, message, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Channel, "_put", take)
+        yield lost
+
+
+@pytest.mark.parametrize("on_error", ["collect", 0.5])
+def test_a_batch_ends_without_the_prompt_whose_message_was_lost(
+    shop: Shop, watch: Watch, late: redis.Redis, on_error: str | float
+) -> None:
+    """Nobody looks at its handle: the callback runs once, the prompt has failed, and can be sent again."""
+    prompts = [f"prompt {number}" for number in range(4)]
+    batch = process_batch(prompts, callback=shop.note.s(), on_error=on_error, group_options=OPTIONS)
+    lose(late, batch.task_ids[1])
+    read_late(shop)
+    wait_for(lambda: batch.progress().completed == 3)
+
+    look(watch, LOOKS - 1)
+    assert batch.progress().ended == 3
+    look(watch, 1)
+    result = callback_of(shop)
+    assert [item.outcome for item in result.items] == [
+        Outcome.COMPLETED,
+        Outcome.FAILED,
+        Outcome.COMPLETED,
+        Outcome.COMPLETED,
+    ]
+    assert isinstance(result.failed[0].error, MessageLost)
+    assert batch.get(DEADLINE).to_result() == result.to_result()
+    wait_for(lambda: not is_open(shop, batch))
+    look(watch)
+    again = batch.retry_failed(group_options={})
+    assert [item.output_text for item in again.get(DEADLINE).items] == ["About prompt 1"]
+    assert shop.api.counts.posts == 4
+    assert len(shop.witness.calls_of("note")) == 2  # one for each batch
+
+
+def test_a_lost_message_is_the_failure_that_ends_a_batch_at_once(
+    shop: Shop, watch: Watch, late: redis.Redis
+) -> None:
+    """The first failure of a "fail_fast" one: the rest is cancelled, and its errback is called."""
+    batch = process_batch(
+        ["ants", ENDLESS.format(1), "bees", ENDLESS.format(2)],
+        on_error="fail_fast",
+        callback=shop.note.s(),
+        errback=shop.complain.s(),
+        group_options=OPTIONS,
+    )
+    for lost in (0, 2):
+        lose(late, batch.task_ids[lost])
+    read_late(shop)
+    wait_for(lambda: shop.api.counts.posts == 2)
+
+    look(watch)
+    wait_for(lambda: shop.api.counts.deletes == 2)
+    look(watch, 1)
+    assert len(wait_for(lambda: shop.witness.calls_of("complain"))) == 1
+    with pytest.raises(MessageLost):
+        batch.get(DEADLINE)
+    assert [item.outcome for item in batch.results(DEADLINE)] == [Outcome.FAILED] + 3 * [Outcome.CANCELLED]
+    look(watch, 1)
+    assert not is_open(shop, batch)
+    assert shop.witness.calls_of("note") == []
+
+
+def test_a_message_that_a_dead_worker_holds_is_waited_for(
+    shop: Shop, watch: Watch, late: redis.Redis
+) -> None:
+    """It comes back with the visibility timeout, however long that is; its prompt is answered."""
+    batch = process_batch(["ants", "bees", "cats"], callback=shop.note.s(), group_options=OPTIONS)
+    with shop.app.connection_for_read() as connection:
+        dead = connection.channel()
+        held = dead.basic_get(LATE)
+        read_late(shop)
+        wait_for(lambda: batch.progress().completed == 2)
+
+        look(watch, 3 * LOOKS)
+        assert batch.progress().waiting == 1
+        dead.qos.restore_by_tag(held.delivery_tag)
+        assert callback_of(shop).counts["completed"] == 3
+    assert shop.api.counts.posts == 3
+
+
+def test_a_message_that_waits_is_waited_for(shop: Shop, watch: Watch, late: redis.Redis) -> None:
+    """No worker reads the queue, for as long as it likes; so with those before and behind it."""
+    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=OPTIONS)
+    look(watch, 3 * LOOKS)
+    read_late(shop)
+
+    assert callback_of(shop).counts["completed"] == 2
+    assert batch.get(DEADLINE).counts["completed"] == 2
+
+
+def test_a_purged_batch_ends(shop: Shop, watch: Watch, late: redis.Redis) -> None:
+    """All its prompts have failed, in order."""
+    batch = process_batch(
+        [{"id": "a", "prompt": "ants"}, {"id": "b", "prompt": "bees"}],
+        callback=shop.note.s(),
+        group_options=OPTIONS,
+    )
+    with shop.app.connection_for_write() as connection:
+        assert connection.default_channel.queue_purge(LATE) == 2
+    read_late(shop)
+    look(watch)
+
+    result = callback_of(shop)
+    assert [(item.id, type(item.error)) for item in result.failed] == [("a", MessageLost), ("b", MessageLost)]
+    assert batch.get(DEADLINE).to_result() == result.to_result()
+    assert shop.api.counts.posts == 0
+
+
+def test_a_message_that_turns_up_after_all_changes_nothing(
+    shop: Shop, watch: Watch, late: redis.Redis
+) -> None:
+    """It was given up, and may have been sent again: it makes no request, and calls nobody."""
+    batch = process_batch(["ants"], callback=shop.note.s(), group_options=OPTIONS)
+    key, message = lose(late, batch.task_ids[0])
+    look(watch)
+    read_late(shop)
+    result = callback_of(shop)
+    late.lpush(key, message)
+    wait_for(lambda: shop.witness.hops(batch.task_ids[0]))
+    wait_for(lambda: not queued(late) and not late.hlen("unacked"))
+
+    assert shop.app.AsyncResult(batch.task_ids[0]).result == result.items[0].error.to_result()
+    assert shop.api.counts.posts == 0
+    assert len(shop.witness.calls_of("note")) == 1
+
+
+def test_a_prompt_that_begins_at_the_last_moment_is_left_alone(
+    shop: Shop, watch: Watch, late: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look into the ledger and the fence: the fence is not put up."""
+    batch = process_batch(["ants"], callback=shop.note.s(), group_options=OPTIONS)
+    key, message = lose(late, batch.task_ids[0])
+    read_late(shop)
+    look(watch, LOOKS - 1)
+    held = broker.held
+
+    def hold(*args: Any) -> frozenset[str] | None:
+        found = held(*args)
+        late.lpush(key, message)
+        wait_for(lambda: shop.runtime.ledger.record(batch.task_ids[0]))
+        return found
+
+    monkeypatch.setattr(broker, "held", hold)
+    look(watch, 1)
+
+    assert callback_of(shop).counts["completed"] == 1
+
+
+def test_a_prompt_that_was_cancelled_before_its_message_was_lost_is_cancelled(
+    shop: Shop, watch: Watch, late: redis.Redis
+) -> None:
+    """Only a message could have told Celery."""
+    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=OPTIONS)
+    cancel_response(batch.task_ids[0])
+    lose(late, batch.task_ids[0])
+    read_late(shop)
+    wait_for(lambda: batch.progress().completed == 1)
+    look(watch)
+
+    assert callback_of(shop).counts == {"completed": 1, "failed": 0, "cancelled": 1, "unknown": 0}
+
+
+@pytest.mark.parametrize("on_error", ["collect", "fail_fast"])
+def test_a_batch_whose_chord_celery_has_forgotten_ends(
+    shop: Shop, watch: Watch, late: redis.Redis, on_error: str
+) -> None:
+    """Its answers were further apart than `result_chord_expires`: no count of Celery's starts its body."""
+    prompts = ["ants", "Fail [emulate: status=failed code=model_error]"]
+    batch = process_batch(
+        prompts, on_error=on_error, callback=shop.note.s(), errback=shop.complain.s(), group_options=OPTIONS
+    )
+    late.delete(*late.keys(f"*{batch.group.id}.s"))
+    read_late(shop)
+    wait_for(lambda: batch.progress().completed == batch.progress().failed == 1)
+    wait_for(lambda: not running(shop))
+
+    look(watch)
+    if on_error == "collect":
+        assert callback_of(shop).counts == {"completed": 1, "failed": 1, "cancelled": 0, "unknown": 0}
+    else:
+        assert len(wait_for(lambda: shop.witness.calls_of("complain"))) == 1
+        assert shop.witness.calls_of("note") == []
+        with pytest.raises(ResponseFailed):
+            batch.get(DEADLINE)
+    look(watch, LOOKS)
+    assert not is_open(shop, batch)
+
+
+@pytest.mark.parametrize(("name", "cancelled"), [(COLLECT_BATCH, 0), (SALVAGE_BATCH, 1)])
+def test_an_end_whose_message_was_lost_is_sent_again(
+    shop: Shop, watch: Watch, name: str, cancelled: int
+) -> None:
+    """The body of the chord, or what stands in for one that failed; its callback runs once."""
+    with losing(name) as lost:
+        batch = process_batch(["ants", ENDLESS.format(0)][: 1 + cancelled], callback=shop.note.s())
+        if cancelled:
+            wait_for(lambda: batch.progress().completed == 1)
+            batch.cancel()
+        wait_for(lambda: lost)
+        wait_for(lambda: batch.progress().done)
+    wait_for(lambda: not running(shop))
+
+    look(watch, LOOKS - 1)
+    assert shop.witness.calls_of("note") == []
+    look(watch, 1)
+    result = callback_of(shop)
+    assert result.counts["completed"] == 1
+    assert result.counts["cancelled"] == cancelled
+    wait_for(lambda: not is_open(shop, batch))
+    assert len(shop.witness.hops(lost[0]["headers"]["id"])) == 1
+
+
+def test_forgotten_prompts_of_an_old_batch_are_unknown_and_it_ends(
+    shop: Shop, watch: Watch, late: redis.Redis
+) -> None:
+    """After days the silence of the ledger proves nothing: they may have been answered, and paid for."""
+    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=OPTIONS)
+    [key] = late.keys(f"*:batch:{batch.id}")
+    kept = json.loads(late.get(key))
+    late.set(key, json.dumps({**kept, "created_at": kept["created_at"] - MEMORY}))
+    lose(late, batch.task_ids[0])
+    read_late(shop)
+    wait_for(lambda: batch.progress().completed == 1)
+
+    look(watch, LOOKS)
+    assert shop.runtime.ledger.record(batch.task_ids[0]) is None
+    look(watch, LOOKS)
+    assert callback_of(shop).counts == {"completed": 1, "failed": 0, "cancelled": 0, "unknown": 1}
+
+
+@pytest.mark.parametrize(
+    "options", [OPTIONS, {"exchange": LATE, "routing_key": LATE}], ids=["long queue", "exchange"]
+)
+def test_where_the_broker_cannot_tell_nothing_is_given_up(
+    shop: Shop, watch: Watch, late: redis.Redis, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> None:
+    """Behind more messages than are read, or by a route that may lead anywhere."""
+    batch = process_batch(["ants"], group_options=options)
+    late.delete(*late.keys(f"{LATE}*"), "nothing")
+    with shop.app.connection_for_write() as connection:
+        shop.app.send_task("shop.note", (0,), queue=LATE, connection=connection)
+    monkeypatch.setattr(broker, "MOST", 0)
+    look(watch, 3 * LOOKS)
+
+    assert batch.progress().waiting == 1
+    assert is_open(shop, batch)
+    batch.cancel()
+
+
+def test_one_watch_at_a_time_looks(shop: Shop, watch: Watch, late: redis.Redis) -> None:
+    """A second one stands by, and begins from nothing when the first has stopped."""
+    second = Watch(shop.app, shop.runtime, every=60.0)
+    batch = process_batch(["ants"], group_options=OPTIONS)
+    lose(late, batch.task_ids[0])
+    look(watch, 1)
+    look(second, 2 * LOOKS)
+    assert batch.progress().waiting == 1
+
+    watch.start()
+    watch.stop()
+    look(second, LOOKS - 1)
+    assert batch.progress().waiting == 1
+    look(second, 1)
+    assert batch.progress().failed == 1
+
+
+def test_a_watch_works_by_itself(shop: Shop, late: redis.Redis, valkey: EmbeddedServer) -> None:
+    """Its thread looks, ends what is lost, and leaves the lead to others when it stops."""
+    lead = f"{shop.runtime.ledger.prefix}:batches:watch"
+    batch = process_batch(["ants"], group_options=OPTIONS)
+    lose(late, batch.task_ids[0])
+    alone = Watch(shop.app, shop.runtime, every=0.02)
+    alone.start()
+    wait_for(lambda: batch.progress().failed == 1)
+    alone.stop()
+
+    assert late.get(lead) is None
+
+
+def test_a_watch_joins_every_worker(shop: Shop) -> None:
+    """Nobody has to ask for it."""
+    assert WatchStep in shop.app.steps["worker"]
+
+
+@pytest.fixture
+def elsewhere(valkey: EmbeddedServer, state: redis.Redis) -> Iterator[Celery]:
+    """An app with other names for everything that a broker keeps."""
+    options = {
+        "global_keyprefix": "mine:",
+        "unacked_key": "taken",
+        "priority_steps": [0, 5],
+        "sep": ":",
+        "queue_order_strategy": "priority",
+    }
+    app = Celery("elsewhere", broker=valkey.url, broker_transport_options=options, set_as_current=False)
+    yield app
+    app.close()
+
+
+def test_every_message_that_a_broker_has_is_found(elsewhere: Celery, state: redis.Redis) -> None:
+    """Of each priority, in each queue, and in the hands of a worker, whatever their keys are called."""
+    ids = {
+        elsewhere.send_task("any", queue=queue, priority=priority).id
+        for queue in ("one", "two")
+        for priority in (0, 7)
+    }
+    other = elsewhere.send_task("any", queue="three").id
+    with elsewhere.connection_for_read() as connection:
+        channel = connection.channel()
+        taken = [channel.basic_get("one") for _ in range(2)]
+
+        assert all(taken)
+        assert broker.held(elsewhere, ("one", "two")) == ids
+        assert broker.held(elsewhere, ("three",)) == {
+            other,
+            *(message.properties["correlation_id"] for message in taken),
+        }
+    assert state.keys("taken") == []
+
+
+@pytest.mark.parametrize(
+    ("conf", "options", "queue"),
+    [
+        ({}, {}, "celery"),
+        ({"task_default_queue": "ours"}, {}, "ours"),
+        ({"task_routes": {"freddy_tasks.*": {"queue": "ai"}}}, {}, "ai"),
+        ({"task_routes": {"freddy_tasks.*": {"queue": "ai"}}}, {"queue": "mine"}, "mine"),
+        ({"task_routes": {"freddy_tasks.*": {"exchange": "x", "routing_key": "y"}}}, {}, None),
+        ({"task_routes": [lambda *_, **__: {"queue": "anywhere"}]}, {}, None),
+        ({"task_annotations": {SUBMIT: {"queue": "noted"}}}, {}, "noted"),
+        ({}, {"routing_key": "somewhere"}, None),
+    ],
+)
+def test_the_queue_of_a_message_is_the_one_it_is_sent_to(
+    state: redis.Redis,
+    valkey: EmbeddedServer,
+    conf: dict[str, Any],
+    options: dict[str, str],
+    queue: str | None,
+) -> None:
+    """By the app's settings and the call's options; where only the broker knows, nobody guesses."""
+    app = Celery("routed", broker=valkey.url, include=["freddy_tasks.tasks"], set_as_current=False)
+    app.conf.update(conf)
+    app.loader.import_default_modules()
+    sent = app.tasks[SUBMIT].apply_async(("ants",), **options)
+
+    assert broker.queue_of(app, SUBMIT, options) == queue
+    if queue is not None:
+        assert broker.held(app, (queue,)) == {sent.id}
+    app.close()
+
+
+def test_another_broker_is_not_asked() -> None:
+    """It would have to tell what its consumers hold, and none does."""
+    app = Celery("elsewhere", broker="memory://", set_as_current=False)
+
+    assert broker.held(app, ("celery",)) is None
