@@ -140,8 +140,8 @@ class Record:
 class Pressure:
     """How hard the budget binds."""
 
-    stretch: float  # price of a poll now, as a multiple of the usual one
-    backlog: float  # seconds until a request that lines up now would leave
+    stretch: Mapping[Lane, float]  # price of a poll now, as a multiple of the usual one
+    backlog: Mapping[Lane, float]  # seconds until a request that lines up now would leave
     day_left: float  # share of the day's requests not spent yet
     interval: float  # seconds since the price was last set
 
@@ -222,7 +222,7 @@ class Ledger:
                     self._monotonic(),
                     body=body,
                     options=options,
-                    stretch=float(answer[3]),
+                    stretch=_by_lane(answer[3])[job.lane],
                     confirmed=confirmed,
                 )
             case "lined_up":
@@ -320,6 +320,17 @@ class Ledger:
         answer = self._run("revive", task_id, phase.value, timeout, _dump(options), uuid.uuid4().hex)
         return bool(answer[0] == "revived")
 
+    def rebuild(self, task_id: str, job: Job, *, options: Mapping[str, Any], timeout: float) -> bool:
+        """Take up a response whose record was lost, as `WAITING`, for `timeout` seconds from now.
+
+        `job` has its response id; False when there is a record.
+        """
+        answer = self._run(
+            "rebuild", task_id, _dump(options), _dump(job.to_message()), RANKS[job.lane], timeout,
+            uuid.uuid4().hex,
+        )  # fmt: skip
+        return bool(answer[0] == "revived")
+
     def pop(self, most: int = 100) -> Popped:
         """Take up to `most` due jobs out of the waiting room and leave a lease behind for each."""
         now, wait, lined_up, released = self._run("pop", most, self.lease)
@@ -370,11 +381,14 @@ class Ledger:
         dispatchers last told it by this call.
         """
         answer = self._run("pressure", PRICE_INTERVAL, LINE_PATIENCE)
-        return Pressure(*map(float, answer)) if answer else None
+        if not answer:
+            return None
+        stretch, backlog, day_left, interval = answer
+        return Pressure(_by_lane(stretch), _by_lane(backlog), float(day_left), float(interval))
 
-    def price(self, stretch: float) -> None:
+    def price(self, stretch: Mapping[Lane, float]) -> None:
         """Set the price of a poll, as a multiple of the usual one, for every process that uses the key."""
-        self._run("price", stretch)
+        self._run("price", " ".join(f"{stretch[lane]:g}" for lane in RANKS))
 
     def listen(self) -> Wake:
         """Hear of it when something is due earlier than all that was known."""
@@ -427,6 +441,7 @@ def _sources() -> dict[str, str]:
         "close",
         "cancel",
         "revive",
+        "rebuild",
         "pop",
         "heed",
         "pressure",
@@ -451,15 +466,20 @@ def _job(text: str, deadline: float | str) -> Job:
     return Job.from_message({**_load(text), "deadline": float(deadline)})
 
 
+def _by_lane(text: str) -> dict[Lane, float]:
+    return dict(zip(RANKS, map(float, text.split()), strict=True))
+
+
 def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float, confirmed: bool) -> Held:
-    _, now, phase, deadline, job, body, outcome, options, may_ask, *flags, stretch = answer
+    _, now, phase, deadline, text, body, outcome, options, may_ask, *flags, stretch = answer
+    job = _job(text, deadline)
     cancelled, lost, abandoned = (flag == "1" for flag in flags)
     return Held(
         task_id,
         generation,
         Phase(phase),
         float(now),
-        _job(job, deadline),
+        job,
         claimed_at,
         body=_load(body),
         outcome=loads(outcome) if outcome else None,
@@ -468,7 +488,7 @@ def _held(task_id: str, generation: int, answer: list[Any], claimed_at: float, c
         cancelled=cancelled,
         recovered=lost,
         abandoned=abandoned,
-        stretch=float(stretch),
+        stretch=_by_lane(stretch)[job.lane],
         confirmed=confirmed,
     )
 
