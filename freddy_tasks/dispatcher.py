@@ -145,10 +145,17 @@ class Dispatcher:
         self._next_price = self._monotonic() + LONGEST_SLEEP
         told = self._ledger.pressure()
         if told:
-            stretch = next_stretch(
-                told.stretch, backlog_seconds=told.backlog, day_left=told.day_left, interval=told.interval
+            self._ledger.price(
+                {
+                    lane: next_stretch(
+                        stretch,
+                        backlog_seconds=told.backlog[lane],
+                        day_left=told.day_left,
+                        interval=told.interval,
+                    )
+                    for lane, stretch in told.stretch.items()
+                }
             )
-            self._ledger.price(stretch)
 
     def _give_sign_of_life(self) -> None:
         if self._monotonic() >= self._next_sign:
@@ -156,8 +163,8 @@ class Dispatcher:
             if mark != (self._mark or mark):
                 logger.error(
                     "The state server was emptied, or dropped keys: the responses that waited there are lost "
-                    "and their tasks show their last state until somebody ends them. Give the ledger a Redis "
-                    "with `noeviction` and an append-only file."
+                    "and their tasks show their last state. Where that has a response id, freddy-tasks resume "
+                    "TASK_ID goes on. Give the ledger a Redis with `noeviction` and an append-only file."
                 )
             self._mark = mark
             self._next_sign = self._monotonic() + SIGN_OF_LIFE

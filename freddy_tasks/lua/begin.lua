@@ -14,7 +14,7 @@ if seen[1] then
 end
 
 local ahead = redis.call('ZCARD', READY.look) > 0
-  or redis.call('ZCOUNT', READY.submit, '-inf', lane * 1e11 + now) > 0
+  or redis.call('ZCOUNT', READY.submit, '-inf', lane * LANE + now) > 0
 local granted = budget_room() >= 1 and may_submit(0) and not (is_limited() and ahead)
 local deadline = now + ((whole or granted) and timeout or admission)
 redis.call('HSET', key, 'phase', granted and 'sent' or 'queued', 'generation', 1, 'holder', 'claimed',

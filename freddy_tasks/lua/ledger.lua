@@ -16,6 +16,7 @@ local prefix, ttl, ticket_life = KEYS[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local DUE, SUSPENDED, WAKE = prefix .. ':due', prefix .. ':suspended', prefix .. ':wake'
 local READY = { submit = prefix .. ':ready:submit', look = prefix .. ':ready:look' }
 local CLOSED_TTL = 86400 * 2
+local LANES, LANE = 3, 1e11 -- how many; how far apart their scores are in the ready lines
 local wakes_others = true -- pop's own changes need not wake the dispatcher that pops
 
 local function key_of(id) return prefix .. ':job:' .. id end
@@ -46,7 +47,7 @@ end
 local function line_up(id, phase, lane, deadline)
   local line = phase == 'queued' and READY.submit or READY.look
   if not redis.call('ZSCORE', line, id) then
-    redis.call('ZADD', line, seconds(tonumber(lane) * 1e11 + now), id)
+    redis.call('ZADD', line, seconds(tonumber(lane) * LANE + now), id)
   end
   redis.call('EXPIRE', line, ttl)
   if wakes_others and redis.call('ZCARD', line) == 1 then redis.call('PUBLISH', WAKE, '') end
