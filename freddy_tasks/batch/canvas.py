@@ -45,7 +45,7 @@ def body_of(call: Call, kept: Record, batch: str | Mapping[str, Any]) -> Signatu
     """The body of the chord, with all that follows from it."""
     body: Signature[Any] = collect_batch.s(batch).set(**_route(call), **_KEPT, task_id=kept.body_id)
     if call.callback is not None:
-        body.link(call.callback)
+        body.link(_callback(call.callback, kept))
     if kept.on_error != FAIL_FAST and isinstance(batch, str):
         body.link_error(_salvage(call, kept))
     elif call.errback is not None:
@@ -86,10 +86,14 @@ def _members(call: Call, kept: Record, fails_fast: bool) -> Iterator[Signature[A
 def _salvage(call: Call, kept: Record) -> Signature[Any]:
     salvage: Signature[Any] = salvage_batch.s(kept.id).set(**_route(call), **_KEPT, task_id=kept.salvage_id)
     if call.callback is not None:
-        salvage.link(call.callback)
+        salvage.link(_callback(call.callback, kept))
     if call.errback is not None:
         salvage.link_error(call.errback)
     return salvage
+
+
+def _callback(callback: Signature[Any], kept: Record) -> Signature[Any]:
+    return callback if callback.id else callback.clone(task_id=kept.callback_id)
 
 
 def _route(call: Call) -> dict[str, Any]:

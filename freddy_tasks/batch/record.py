@@ -40,6 +40,11 @@ class Record:
         return str(uuid.uuid5(uuid.UUID(self.id), "salvage"))
 
     @property
+    def callback_id(self) -> str:
+        """Task id of the callback, unless it has one of its own: the same when it is published twice."""
+        return str(uuid.uuid5(uuid.UUID(self.id), "callback"))
+
+    @property
     def group_id(self) -> str:
         """Id of the chord's header."""
         return str(uuid.uuid5(uuid.UUID(self.id), "group"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,14 +23,14 @@ from freddy_tasks import (
     process_batch,
 )
 from freddy_tasks.batch import Outcome, broker, register
+from freddy_tasks.batch import look as looking
+from freddy_tasks.batch.record import Record
 from freddy_tasks.batch.tasks import COLLECT_BATCH, SALVAGE_BATCH
 from freddy_tasks.batch.watch import LOOKS, MEMORY, Watch, WatchStep
 from freddy_tasks.continuation import SUBMIT
 from freddy_tasks.embedded import EmbeddedServer
 
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
-LATE = "late"  # a queue that the worker reads when a test lets it
-OPTIONS = {"queue": LATE}
 ENDLESS = "Wait {} [emulate: duration=600]"
 
 
@@ -42,31 +43,46 @@ def watch(shop: Shop) -> Iterator[Watch]:
     ledger.redis.delete(f"{ledger.prefix}:batches:watch")
 
 
+class Late:
+    """A queue that the worker reads when a test lets it."""
+
+    def __init__(self, shop: Shop) -> None:
+        # No test has another's: a BRPOP under way takes a message even after its consumer is cancelled.
+        self.name = f"late-{uuid.uuid4().hex[:8]}"
+        self.options = {"queue": self.name}
+        self.client = shop.runtime.ledger.redis
+        self._control = shop.app.control
+
+    def read(self) -> None:
+        """Let the worker read it."""
+        self._control.add_consumer(self.name, reply=True, limit=1)
+
+    def messages(self) -> dict[str, tuple[str, str]]:
+        """What is in it: by task id, the key and the message."""
+        found = [(key, each) for key in self._keys() for each in self.client.lrange(key, 0, -1)]
+        return {json.loads(message)["headers"]["id"]: (key, message) for key, message in found}
+
+    def lose(self, task_id: str) -> tuple[str, str]:
+        """Take a message away, as BRPOP does for a worker that is dead; its key and the message."""
+        key, message = self.messages()[task_id]
+        assert self.client.lrem(key, 1, message) == 1
+        return key, message
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._control.cancel_consumer(self.name, reply=True, limit=1)
+        self.client.delete(*self._keys(), "nothing")
+
+    def _keys(self) -> list[str]:
+        return self.client.keys(f"{self.name}*")
+
+
 @pytest.fixture
-def late(shop: Shop) -> Iterator[redis.Redis]:
-    """A client of the broker, whose queue nobody reads yet."""
-    client = shop.runtime.ledger.redis
-    yield client
-    shop.app.control.cancel_consumer(LATE, reply=True)
-    client.delete(*client.keys(f"{LATE}*"), "nothing")
-
-
-def read_late(shop: Shop) -> None:
-    """Let the worker read the queue."""
-    shop.app.control.add_consumer(LATE, reply=True)
-
-
-def queued(client: redis.Redis) -> dict[str, str]:
-    """The messages of the queue, each under its task id."""
-    found = [message for key in client.keys(f"{LATE}*") for message in client.lrange(key, 0, -1)]
-    return {json.loads(message)["headers"]["id"]: message for message in found}
-
-
-def lose(client: redis.Redis, task_id: str) -> tuple[str, str]:
-    """Take a message away as BRPOP does for a worker that is dead; its key and the message."""
-    message = queued(client)[task_id]
-    [key] = [key for key in client.keys(f"{LATE}*") if client.lrem(key, 1, message)]
-    return key, message
+def late(shop: Shop) -> Iterator[Late]:
+    """A queue that nobody reads yet."""
+    queue = Late(shop)
+    yield queue
+    queue.close()
 
 
 def look(watch: Watch, times: int = LOOKS) -> None:
@@ -88,7 +104,7 @@ def is_open(shop: Shop, batch: Batch) -> bool:
 
 def running(shop: Shop) -> list[dict[str, Any]]:
     """What the worker has in hand."""
-    inspect = shop.app.control.inspect()
+    inspect = shop.app.control.inspect(limit=1)
     return [task for tasks in (inspect.active() or {}).values() for task in tasks]
 
 
@@ -111,13 +127,13 @@ def losing(name: str) -> Iterator[list[Mapping[str, Any]]]:
 
 @pytest.mark.parametrize("on_error", ["collect", 0.5])
 def test_a_batch_ends_without_the_prompt_whose_message_was_lost(
-    shop: Shop, watch: Watch, late: redis.Redis, on_error: str | float
+    shop: Shop, watch: Watch, late: Late, on_error: str | float
 ) -> None:
     """Nobody looks at its handle: the callback runs once, the prompt has failed, and can be sent again."""
     prompts = [f"prompt {number}" for number in range(4)]
-    batch = process_batch(prompts, callback=shop.note.s(), on_error=on_error, group_options=OPTIONS)
-    lose(late, batch.task_ids[1])
-    read_late(shop)
+    batch = process_batch(prompts, callback=shop.note.s(), on_error=on_error, group_options=late.options)
+    late.lose(batch.task_ids[1])
+    late.read()
     wait_for(lambda: batch.progress().completed == 3)
 
     look(watch, LOOKS - 1)
@@ -141,7 +157,7 @@ def test_a_batch_ends_without_the_prompt_whose_message_was_lost(
 
 
 def test_a_lost_message_is_the_failure_that_ends_a_batch_at_once(
-    shop: Shop, watch: Watch, late: redis.Redis
+    shop: Shop, watch: Watch, late: Late
 ) -> None:
     """The first failure of a "fail_fast" one: the rest is cancelled, and its errback is called."""
     batch = process_batch(
@@ -149,11 +165,11 @@ def test_a_lost_message_is_the_failure_that_ends_a_batch_at_once(
         on_error="fail_fast",
         callback=shop.note.s(),
         errback=shop.complain.s(),
-        group_options=OPTIONS,
+        group_options=late.options,
     )
     for lost in (0, 2):
-        lose(late, batch.task_ids[lost])
-    read_late(shop)
+        late.lose(batch.task_ids[lost])
+    late.read()
     wait_for(lambda: shop.api.counts.posts == 2)
 
     look(watch)
@@ -168,15 +184,13 @@ def test_a_lost_message_is_the_failure_that_ends_a_batch_at_once(
     assert shop.witness.calls_of("note") == []
 
 
-def test_a_message_that_a_dead_worker_holds_is_waited_for(
-    shop: Shop, watch: Watch, late: redis.Redis
-) -> None:
+def test_a_message_that_a_dead_worker_holds_is_waited_for(shop: Shop, watch: Watch, late: Late) -> None:
     """It comes back with the visibility timeout, however long that is; its prompt is answered."""
-    batch = process_batch(["ants", "bees", "cats"], callback=shop.note.s(), group_options=OPTIONS)
+    batch = process_batch(["ants", "bees", "cats"], callback=shop.note.s(), group_options=late.options)
     with shop.app.connection_for_read() as connection:
         dead = connection.channel()
-        held = dead.basic_get(LATE)
-        read_late(shop)
+        held = dead.basic_get(late.name)
+        late.read()
         wait_for(lambda: batch.progress().completed == 2)
 
         look(watch, 3 * LOOKS)
@@ -186,26 +200,26 @@ def test_a_message_that_a_dead_worker_holds_is_waited_for(
     assert shop.api.counts.posts == 3
 
 
-def test_a_message_that_waits_is_waited_for(shop: Shop, watch: Watch, late: redis.Redis) -> None:
+def test_a_message_that_waits_is_waited_for(shop: Shop, watch: Watch, late: Late) -> None:
     """No worker reads the queue, for as long as it likes; so with those before and behind it."""
-    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=OPTIONS)
+    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=late.options)
     look(watch, 3 * LOOKS)
-    read_late(shop)
+    late.read()
 
     assert callback_of(shop).counts["completed"] == 2
     assert batch.get(DEADLINE).counts["completed"] == 2
 
 
-def test_a_purged_batch_ends(shop: Shop, watch: Watch, late: redis.Redis) -> None:
+def test_a_purged_batch_ends(shop: Shop, watch: Watch, late: Late) -> None:
     """All its prompts have failed, in order."""
     batch = process_batch(
         [{"id": "a", "prompt": "ants"}, {"id": "b", "prompt": "bees"}],
         callback=shop.note.s(),
-        group_options=OPTIONS,
+        group_options=late.options,
     )
     with shop.app.connection_for_write() as connection:
-        assert connection.default_channel.queue_purge(LATE) == 2
-    read_late(shop)
+        assert connection.default_channel.queue_purge(late.name) == 2
+    late.read()
     look(watch)
 
     result = callback_of(shop)
@@ -214,18 +228,16 @@ def test_a_purged_batch_ends(shop: Shop, watch: Watch, late: redis.Redis) -> Non
     assert shop.api.counts.posts == 0
 
 
-def test_a_message_that_turns_up_after_all_changes_nothing(
-    shop: Shop, watch: Watch, late: redis.Redis
-) -> None:
+def test_a_message_that_turns_up_after_all_changes_nothing(shop: Shop, watch: Watch, late: Late) -> None:
     """It was given up, and may have been sent again: it makes no request, and calls nobody."""
-    batch = process_batch(["ants"], callback=shop.note.s(), group_options=OPTIONS)
-    key, message = lose(late, batch.task_ids[0])
+    batch = process_batch(["ants"], callback=shop.note.s(), group_options=late.options)
+    key, message = late.lose(batch.task_ids[0])
     look(watch)
-    read_late(shop)
+    late.read()
     result = callback_of(shop)
-    late.lpush(key, message)
+    late.client.lpush(key, message)
     wait_for(lambda: shop.witness.hops(batch.task_ids[0]))
-    wait_for(lambda: not queued(late) and not late.hlen("unacked"))
+    wait_for(lambda: not late.messages() and not late.client.hlen("unacked"))
 
     assert shop.app.AsyncResult(batch.task_ids[0]).result == result.items[0].error.to_result()
     assert shop.api.counts.posts == 0
@@ -233,18 +245,18 @@ def test_a_message_that_turns_up_after_all_changes_nothing(
 
 
 def test_a_prompt_that_begins_at_the_last_moment_is_left_alone(
-    shop: Shop, watch: Watch, late: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, watch: Watch, late: Late, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the last look into the ledger and the fence: the fence is not put up."""
-    batch = process_batch(["ants"], callback=shop.note.s(), group_options=OPTIONS)
-    key, message = lose(late, batch.task_ids[0])
-    read_late(shop)
+    batch = process_batch(["ants"], callback=shop.note.s(), group_options=late.options)
+    key, message = late.lose(batch.task_ids[0])
+    late.read()
     look(watch, LOOKS - 1)
     held = broker.held
 
     def hold(*args: Any) -> frozenset[str] | None:
         found = held(*args)
-        late.lpush(key, message)
+        late.client.lpush(key, message)
         wait_for(lambda: shop.runtime.ledger.record(batch.task_ids[0]))
         return found
 
@@ -255,13 +267,13 @@ def test_a_prompt_that_begins_at_the_last_moment_is_left_alone(
 
 
 def test_a_prompt_that_was_cancelled_before_its_message_was_lost_is_cancelled(
-    shop: Shop, watch: Watch, late: redis.Redis
+    shop: Shop, watch: Watch, late: Late
 ) -> None:
     """Only a message could have told Celery."""
-    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=OPTIONS)
+    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=late.options)
     cancel_response(batch.task_ids[0])
-    lose(late, batch.task_ids[0])
-    read_late(shop)
+    late.lose(batch.task_ids[0])
+    late.read()
     wait_for(lambda: batch.progress().completed == 1)
     look(watch)
 
@@ -270,15 +282,20 @@ def test_a_prompt_that_was_cancelled_before_its_message_was_lost_is_cancelled(
 
 @pytest.mark.parametrize("on_error", ["collect", "fail_fast"])
 def test_a_batch_whose_chord_celery_has_forgotten_ends(
-    shop: Shop, watch: Watch, late: redis.Redis, on_error: str
+    shop: Shop, watch: Watch, late: Late, on_error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its answers were further apart than `result_chord_expires`: no count of Celery's starts its body."""
+    monkeypatch.setattr(looking, "CHUNK", 1)  # it is not looked at in one go
     prompts = ["ants", "Fail [emulate: status=failed code=model_error]"]
     batch = process_batch(
-        prompts, on_error=on_error, callback=shop.note.s(), errback=shop.complain.s(), group_options=OPTIONS
+        prompts,
+        on_error=on_error,
+        callback=shop.note.s(),
+        errback=shop.complain.s(),
+        group_options=late.options,
     )
-    late.delete(*late.keys(f"*{batch.group.id}.s"))
-    read_late(shop)
+    late.client.delete(*late.client.keys(f"*{batch.group.id}.s"))
+    late.read()
     wait_for(lambda: batch.progress().completed == batch.progress().failed == 1)
     wait_for(lambda: not running(shop))
 
@@ -318,16 +335,41 @@ def test_an_end_whose_message_was_lost_is_sent_again(
     assert len(shop.witness.hops(lost[0]["headers"]["id"])) == 1
 
 
+def test_a_callback_that_is_called_twice_has_one_task_id(shop: Shop, watch: Watch, late: Late) -> None:
+    """A worker that dies between publishing it and storing the end leaves no trace of having done so."""
+    ledger = shop.runtime.ledger
+    batch = process_batch(["ants"], callback=shop.note.s(), group_options=late.options)
+    entry = register.read(ledger, batch.id)
+    late.read()
+    wait_for(lambda: shop.witness.calls_of("note") and not is_open(shop, batch))
+    shop.app.backend.forget(batch.id)
+    register.enter(ledger, entry)
+    look(watch)
+    wait_for(lambda: len(shop.witness.calls_of("note")) == 2)
+
+    ids = [request["id"] for request in shop.witness.requests if request["task"] == "shop.note"]
+    assert ids == 2 * [Record(batch.id, 1).callback_id]
+    first, second = shop.witness.calls_of("note")
+    assert first == second
+
+
+def test_a_callback_keeps_the_task_id_that_it_has(shop: Shop) -> None:
+    """Somebody chose it to find its result."""
+    process_batch(["ants"], callback=shop.note.s().set(task_id="chosen"))
+
+    wait_for(lambda: [request for request in shop.witness.requests if request["id"] == "chosen"])
+
+
 def test_forgotten_prompts_of_an_old_batch_are_unknown_and_it_ends(
-    shop: Shop, watch: Watch, late: redis.Redis
+    shop: Shop, watch: Watch, late: Late
 ) -> None:
     """After days the silence of the ledger proves nothing: they may have been answered, and paid for."""
-    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=OPTIONS)
-    [key] = late.keys(f"*:batch:{batch.id}")
-    kept = json.loads(late.get(key))
-    late.set(key, json.dumps({**kept, "created_at": kept["created_at"] - MEMORY}))
-    lose(late, batch.task_ids[0])
-    read_late(shop)
+    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=late.options)
+    [key] = late.client.keys(f"*:batch:{batch.id}")
+    kept = json.loads(late.client.get(key))
+    late.client.set(key, json.dumps({**kept, "created_at": kept["created_at"] - MEMORY}))
+    late.lose(batch.task_ids[0])
+    late.read()
     wait_for(lambda: batch.progress().completed == 1)
 
     look(watch, LOOKS)
@@ -336,30 +378,28 @@ def test_forgotten_prompts_of_an_old_batch_are_unknown_and_it_ends(
     assert callback_of(shop).counts == {"completed": 1, "failed": 0, "cancelled": 0, "unknown": 1}
 
 
-@pytest.mark.parametrize(
-    "options", [OPTIONS, {"exchange": LATE, "routing_key": LATE}], ids=["long queue", "exchange"]
-)
+@pytest.mark.parametrize("route", ["queue", "exchange"])
 def test_where_the_broker_cannot_tell_nothing_is_given_up(
-    shop: Shop, watch: Watch, late: redis.Redis, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+    shop: Shop, watch: Watch, late: Late, monkeypatch: pytest.MonkeyPatch, route: str
 ) -> None:
     """Behind more messages than are read, or by a route that may lead anywhere."""
+    options = late.options if route == "queue" else {"exchange": late.name, "routing_key": late.name}
     batch = process_batch(["ants"], group_options=options)
-    late.delete(*late.keys(f"{LATE}*"), "nothing")
-    with shop.app.connection_for_write() as connection:
-        shop.app.send_task("shop.note", (0,), queue=LATE, connection=connection)
-    monkeypatch.setattr(broker, "MOST", 0)
+    if route == "queue":
+        late.lose(batch.task_ids[0])
+        shop.note.apply_async((0,), queue=late.name)
+        monkeypatch.setattr(broker, "MOST", 0)
     look(watch, 3 * LOOKS)
 
     assert batch.progress().waiting == 1
     assert is_open(shop, batch)
-    batch.cancel()
 
 
-def test_one_watch_at_a_time_looks(shop: Shop, watch: Watch, late: redis.Redis) -> None:
+def test_one_watch_at_a_time_looks(shop: Shop, watch: Watch, late: Late) -> None:
     """A second one stands by, and begins from nothing when the first has stopped."""
     second = Watch(shop.app, shop.runtime, every=60.0)
-    batch = process_batch(["ants"], group_options=OPTIONS)
-    lose(late, batch.task_ids[0])
+    batch = process_batch(["ants"], group_options=late.options)
+    late.lose(batch.task_ids[0])
     look(watch, 1)
     look(second, 2 * LOOKS)
     assert batch.progress().waiting == 1
@@ -372,17 +412,17 @@ def test_one_watch_at_a_time_looks(shop: Shop, watch: Watch, late: redis.Redis) 
     assert batch.progress().failed == 1
 
 
-def test_a_watch_works_by_itself(shop: Shop, late: redis.Redis, valkey: EmbeddedServer) -> None:
+def test_a_watch_works_by_itself(shop: Shop, late: Late, valkey: EmbeddedServer) -> None:
     """Its thread looks, ends what is lost, and leaves the lead to others when it stops."""
     lead = f"{shop.runtime.ledger.prefix}:batches:watch"
-    batch = process_batch(["ants"], group_options=OPTIONS)
-    lose(late, batch.task_ids[0])
+    batch = process_batch(["ants"], group_options=late.options)
+    late.lose(batch.task_ids[0])
     alone = Watch(shop.app, shop.runtime, every=0.02)
     alone.start()
     wait_for(lambda: batch.progress().failed == 1)
     alone.stop()
 
-    assert late.get(lead) is None
+    assert late.client.get(lead) is None
 
 
 def test_a_watch_joins_every_worker(shop: Shop) -> None:
