@@ -49,7 +49,11 @@ CAMPAIGNS: dict[str, Campaign] = {
     "points": lambda plan: [_with_table(plan, resubmit=False), _with_table(plan, resubmit=True)],
     "restart": lambda plan: [servers.restart(plan)],
     "outage": lambda plan: [servers.restart(plan, seconds, rounds=1) for seconds in (1.0, 30.0)],
-    "failover": lambda plan: [failover.run(plan), failover.run(plan, failover.LAG)],
+    "failover": lambda plan: [
+        failover.run(plan),
+        failover.run(plan, failover.LAG),
+        failover.run(plan, failover.LAG, replicas=1),
+    ],
     "drop": lambda plan: [servers.drop(plan)],
     "maxmemory": lambda plan: [servers.fill(plan)],
     "faults": lambda plan: [faulty.run(plan)[0], faulty.mix(plan)],

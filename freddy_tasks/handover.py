@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Task, states
@@ -120,17 +120,20 @@ def has_ended(task: _TASK, task_id: str) -> bool:
 
 def shown_id(task: _TASK, task_id: str) -> str:
     """The id of a task's response by what Celery was told last; empty where it was told none."""
-    meta = task.backend.get_task_meta(task_id)
-    shown = meta.get("result")
+    shown = _told(task.backend.get_result, task_id, {})
     return str(shown.get("response_id") or "") if isinstance(shown, Mapping) else ""
 
 
 def _state_of(task: _TASK, task_id: str) -> str:
-    """The state that Celery has on record; a hop that cannot know it ends here, and comes back."""
+    return str(_told(task.backend.get_state, task_id, states.PENDING))
+
+
+def _told(ask: Callable[[str], Any], task_id: str, otherwise: Any) -> Any:
+    """What Celery has on record; a hop that cannot know it ends here, and comes back."""
     try:
-        return str(task.backend.get_state(task_id))
+        return ask(task_id)
     except NotImplementedError:  # an app without a result backend: its answers go to callbacks
-        return states.PENDING
+        return otherwise
     except SoftTimeLimitExceeded:
         raise
     except Exception as error:  # every backend has exceptions of its own

@@ -11,7 +11,7 @@ from freddy_tasks.ledger import Ledger, Phase, Record
 
 from .apps import app_option, load_app, runtime_for
 from .exits import DONE, FAILED
-from .suspended import age, choose, resumables, revive
+from .suspended import age, choose, forgotten, rebuild, resumables, revive
 
 
 @click.command(
@@ -43,6 +43,9 @@ def command(
     response may still end well. Nothing is submitted again. The task ids stay: each ends anew, with its
     callbacks, but outside the chord it was in. To stop such a response for good: freddy-tasks cancel.
 
+    A task id may also be one whose record the state server has lost, as long as the result backend shows the
+    id of its response. It ends anew, or at last; its callbacks and its chord were on that record.
+
     \b
     freddy-tasks resume
     freddy-tasks resume 2a1f9c1e-6d0c-4a5c-9a53-0b7d4a6f7c11
@@ -53,9 +56,15 @@ def command(
     if not task_ids and not all_:
         _list(found, runtime.ledger, as_json)
         ctx.exit(DONE)
-    chosen = choose(found, task_ids, all_)
+    lost = forgotten(app, runtime.ledger, task_ids)
+    chosen = choose([*found, *lost], task_ids, all_)
     timeout = timeout or runtime.settings.timeout
-    done = [revive(app, runtime.ledger, each.task_id, Phase.WAITING, timeout) for each in chosen]
+    done = [
+        rebuild(app, runtime.ledger, each, timeout)
+        if each in lost
+        else revive(app, runtime.ledger, each.task_id, Phase.WAITING, timeout)
+        for each in chosen
+    ]
     for record, taken_up in zip(chosen, done, strict=True):
         click.echo(f"{record.task_id}  {'goes on' if taken_up else 'was settled meanwhile'}")
     ctx.exit(DONE if all(done) and len(chosen) >= len(set(task_ids)) else FAILED)

@@ -15,6 +15,7 @@ from freddy_tasks.ledger import Ledger, Phase, Record
 
 from .apps import app_option, load_app, runtime_for
 from .exits import DONE, FAILED
+from .suspended import shown_facts
 
 MEANING = {
     Phase.QUEUED: "waits to be submitted",
@@ -26,6 +27,7 @@ MEANING = {
     Phase.CLOSED: "has ended",
     Phase.CANCELLED: "was cancelled before it was submitted",
 }
+LOST = "is not on record any more: `freddy-tasks resume` goes on where its response_id is known"
 UNKNOWN = "is not known: its message has not reached a worker yet, its record has expired, or the id is wrong"
 
 
@@ -56,11 +58,13 @@ def _facts(app: Celery, ledger: Ledger, task_id: str) -> dict[str, Any]:
     meta = app.backend.get_task_meta(task_id)
     state, result = meta["status"], meta.get("result")
     phase = record.phase if record else None
+    lost = {} if record else shown_facts(state, result)
     facts = {
         "task_id": task_id,
         "state": state,
         "phase": phase,
-        "meaning": _meaning(state, phase),
+        "meaning": LOST if lost else _meaning(state, phase),
+        **{name: lost.get(name) for name in ("response_id", "polls", "progress", "deadline")},
         **_of_record(record),
         **_of_outcome(result if state in states.READY_STATES else None),
     }

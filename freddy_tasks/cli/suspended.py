@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import click
-from celery import Celery
+from celery import Celery, states
 
+from freddy_tasks.continuation import SUBMIT
+from freddy_tasks.errors import LedgerLost, from_result
 from freddy_tasks.ledger import Ledger, Phase, Record
+from freddy_tasks.models import Job
 
 LOCK_TIMEOUT = 30.0  # seconds
 
@@ -20,6 +24,21 @@ def unknown_outcomes(ledger: Ledger) -> list[Record]:
 def resumables(ledger: Ledger) -> list[Record]:
     """Those that were accepted by the API and can be asked for again, oldest first."""
     return [record for record in ledger.suspended() if _response_id(record)]
+
+
+def forgotten(app: Celery, ledger: Ledger, task_ids: Iterable[str]) -> list[Record]:
+    """Those of the tasks that the ledger has lost, and whose response id the result backend still shows."""
+    unknown = (task_id for task_id in task_ids if ledger.record(task_id) is None)
+    shown = ((task_id, shown_facts(*_meta(app, task_id))) for task_id in unknown)
+    return [_recalled(ledger, task_id, facts) for task_id, facts in shown if facts.get("response_id")]
+
+
+def shown_facts(state: str, result: Any) -> Mapping[str, Any]:
+    """What the result backend tells of a response without an outcome, or with none but that it is lost."""
+    error = from_result(result) if isinstance(result, Mapping) else result
+    if isinstance(error, LedgerLost):
+        return error.info
+    return result if state not in states.READY_STATES and isinstance(result, Mapping) else {}
 
 
 def choose(records: Sequence[Record], task_ids: Sequence[str], all_: bool) -> list[Record]:
@@ -56,6 +75,45 @@ def revive(app: Celery, ledger: Ledger, task_id: str, phase: Phase, timeout: flo
             return False
         app.backend.forget(task_id)
         return ledger.revive(task_id, phase, timeout)
+
+
+def rebuild(app: Celery, ledger: Ledger, record: Record, timeout: float) -> bool:
+    """Take up a response that the ledger has lost under its own task id; False when it has a record by now.
+
+    Its callbacks, and its place in a chord, were on the record that is lost.
+    """
+    queue = app.amqp.router.route({}, SUBMIT).get("queue")
+    options = {
+        "shadow": SUBMIT,
+        "ignore_result": False,
+        "exchange": "",
+        "routing_key": getattr(queue, "name", queue),
+    }
+    with ledger.redis.lock(f"{ledger.prefix}:reviving:{record.task_id}", timeout=LOCK_TIMEOUT):
+        if record.job is None or ledger.record(record.task_id) is not None:
+            return False
+        # It may show a failure, which a worker would take for the last word; and nobody else has the id.
+        app.backend.forget(record.task_id)
+        app.backend.store_result(record.task_id, {"response_id": record.job.response_id}, "QUEUED")
+        return ledger.rebuild(record.task_id, record.job, options=options, timeout=timeout)
+
+
+def _meta(app: Celery, task_id: str) -> tuple[str, Any]:
+    try:
+        return app.backend.get_state(task_id), app.backend.get_result(task_id)
+    except NotImplementedError:  # an app without a result backend
+        return states.PENDING, None
+
+
+def _recalled(ledger: Ledger, task_id: str, facts: Mapping[str, Any]) -> Record:
+    job = Job(
+        deadline=0.0,
+        model="",
+        submitted_at=float(ledger.redis.time()[0]),  # as far as looks go: the next ones come soon
+        response_id=str(facts["response_id"]),
+        polls=int(facts.get("polls") or 0),
+    )
+    return Record(task_id, Phase.WAITING, 0, job, None)
 
 
 def _response_id(record: Record) -> str:

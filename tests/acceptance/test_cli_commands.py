@@ -199,6 +199,27 @@ def test_a_refused_key_can_be_followed_by_a_good_one(site: Site) -> None:
     assert site.api.counts.posts == 1
 
 
+def test_a_response_that_the_ledger_has_lost_can_be_resumed(site: Site) -> None:
+    """`status` says so, and `resume` goes on by the id in the result backend, and submits nothing."""
+    task_id = site.until(site.submit(metadata={"emulate": {"duration": "1000"}}), Phase.WAITING)
+    response_id = site.status(task_id)["response_id"]
+    site.ledger.redis.delete(*site.ledger.redis.scan_iter(f"{site.ledger.prefix}:*"))
+    lost, told = site.status(task_id), site("status", task_id)
+    resumed = site("resume", task_id)
+    site.api.clock.advance(1_000.0)
+    ended = site.status(site.until(task_id, Phase.CLOSED))
+
+    assert lost["phase"] is None
+    assert lost["response_id"] == response_id
+    assert told.returncode == 0
+    assert "freddy-tasks resume" in told.stdout
+    assert resumed.returncode == 0
+    assert f"{task_id}  goes on" in resumed.stdout
+    assert (ended["state"], ended["status"]) == ("SUCCESS", "completed")
+    assert ended["response_id"] == response_id
+    assert site.api.counts.posts == 1
+
+
 @pytest.mark.parametrize("return_exceptions", [False, True])
 def test_an_unknown_outcome_is_resubmitted_when_told_so(site: Site, return_exceptions: bool) -> None:
     """The same task id ends anew, as a success, whether its failure was stored as one or as a value."""

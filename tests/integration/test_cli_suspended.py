@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from celery import chord
-from shop import Shop, wait_for
+from shop import Shop, answer_of, wait_for
 
-from freddy_tasks import process_ai_response
-from freddy_tasks.cli.suspended import resumables, revive, unknown_outcomes
+from freddy_tasks import LedgerLost, process_ai_response
+from freddy_tasks.cli.suspended import forgotten, rebuild, resumables, revive, unknown_outcomes
 from freddy_tasks.ledger import Phase
+
+LONG = "whales [emulate: duration=1000]"
 
 
 def test_a_revived_member_is_not_counted_twice_by_its_chord(shop: Shop) -> None:
@@ -37,3 +40,51 @@ def test_a_revived_member_is_not_counted_twice_by_its_chord(shop: Shop) -> None:
     assert collected[0]["error"]["type"] == "OutcomeUnknown"
     assert collected[1] == "About two"
     assert resumables(ledger) == []
+
+
+def lose(shop: Shop, task_id: str, *, its_alarm: bool) -> None:
+    """Take a record out of the ledger; with its alarm nobody is left who would look for it."""
+    ledger = shop.runtime.ledger
+    ledger.redis.delete(f"{ledger.prefix}:job:{task_id}")
+    if its_alarm:
+        ledger.redis.zrem(f"{ledger.prefix}:due", task_id)
+    else:
+        ledger.redis.zadd(f"{ledger.prefix}:due", {task_id: 0})
+        ledger.wake()
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_response_whose_record_was_lost_goes_on(
+    shop: Shop, has_failed: bool, return_exceptions: bool
+) -> None:
+    """Under its own task id, by the id that the result backend shows; nothing is submitted again."""
+    ledger = shop.runtime.ledger
+    result = process_ai_response.apply_async(
+        (LONG,), {"expected": 600, "return_exceptions": return_exceptions}
+    )
+    wait_for(lambda: (record := ledger.record(result.id)) and record.phase is Phase.WAITING)
+    lose(shop, result.id, its_alarm=not has_failed)
+    if has_failed:
+        with pytest.raises(LedgerLost) as failure:
+            answer_of(shop.app.AsyncResult(result.id))
+        assert failure.value.response_id == shop.api.jobs()[0].id
+    (record,) = forgotten(shop.app, ledger, [result.id, "nobody"])
+    rebuilt = rebuild(shop.app, ledger, record, 60.0)
+    again = rebuild(shop.app, ledger, record, 60.0)
+    shop.api.clock.advance(1_000.0)
+
+    assert (rebuilt, again) == (True, False)
+    assert answer_of(shop.app.AsyncResult(result.id))["output_text"].startswith("About whales")
+    assert shop.api.counts.posts == 1
+
+
+def test_what_has_ended_is_not_forgotten(shop: Shop) -> None:
+    """Its record may have expired: its outcome is its last."""
+    result = process_ai_response.delay("whales")
+    answer_of(result)
+    ledger = shop.runtime.ledger
+    wait_for(lambda: (record := ledger.record(result.id)) and record.phase is Phase.CLOSED)
+    lose(shop, result.id, its_alarm=True)
+
+    assert forgotten(shop.app, ledger, [result.id]) == []

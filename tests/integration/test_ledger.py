@@ -295,6 +295,20 @@ def test_a_cancel_that_is_done_before_its_reply_was_repeated_is_told(state: redi
     assert ledger.cancel("t1") is Phase.WAITING
 
 
+def test_a_record_that_was_lost_is_rebuilt_once(ledger: Ledger, lose_reply: Callable[[], list[Any]]) -> None:
+    """It waits for a poll that is due now; a record that is there stays as it is."""
+    known = job(response_id="resp_1")
+    lost = lose_reply()
+    rebuilt = ledger.rebuild("t1", known, options={"routing_key": "q"}, timeout=100.0)
+    (hop,) = ledger.pop().hops
+
+    assert len(lost) == 1
+    assert rebuilt
+    assert not ledger.rebuild("t1", known, options={}, timeout=100.0)
+    assert (hop.phase, hop.job.response_id, hop.options) == (Phase.WAITING, "resp_1", {"routing_key": "q"})
+    assert isinstance(ledger.claim("t1", hop.generation), Held)
+
+
 def test_a_full_budget_lines_submits_up_by_lane(state: redis.Redis, prefix: str) -> None:
     """An interactive prompt passes a batch that came first."""
     state.delete(*Budget.of("lanes", 60, 0, 61).keys)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Self
 
@@ -137,11 +138,12 @@ class Guarded:
         return redis.Redis(port=node.port, password=self._password)
 
 
-def run(plan: Plan, lag: float = 0.0, rounds: int = ROUNDS) -> Verdict:
+def run(plan: Plan, lag: float = 0.0, rounds: int = ROUNDS, replicas: int = 0) -> Verdict:
     """Kill the master with responses under way, `rounds` times; with a `lag`, its last writes are gone.
 
     What was first written within that time nobody can have: the verdict says what became of it, and holds
-    only what is gone without a trace against the package.
+    only what is gone without a trace against the package. With FREDDY_STATE_REPLICAS, which is `replicas`,
+    it also holds against it whatever was sent and forgotten, or sent again.
     """
     outages: list[Outage] = []
 
@@ -159,9 +161,21 @@ def run(plan: Plan, lag: float = 0.0, rounds: int = ROUNDS) -> Verdict:
             outages.append(Outage(died, promoted, died - detached + MARGIN if lag else MARGIN))
             stage.supervise()
 
+    def check(stage: Stage, verdict: Verdict, swallowed: list[str]) -> None:
+        _told_of(stage, verdict, swallowed)
+        if replicas:
+            _hold_to_replicas(stage, verdict, swallowed)
+
     name = f"failover, {lag:g} s behind" if lag else "failover"
     verdict = servers.ride(
-        name, plan, break_it, outages, server=Guarded(), check=_told_of, SURVIVE_MASTER=Sentinel.master
+        f"{name}, replicas asked" if replicas else name,
+        plan,
+        break_it,
+        outages,
+        server=Guarded(),
+        check=check,
+        SURVIVE_MASTER=Sentinel.master,
+        FREDDY_STATE_REPLICAS=str(replicas),
     )
     slowest = max(outage.ended - outage.began for outage in outages)
     verdict.notes.append(f"{rounds} failovers, promoted within {slowest:.1f} s")
@@ -172,8 +186,7 @@ def _told_of(stage: Stage, verdict: Verdict, swallowed: list[str]) -> None:
     """Ask `freddy-tasks status` for messages that are gone, as whoever misses their answers would."""
     if not swallowed:
         return
-    sent = {job.prompt_sha256 for job in stage.api.jobs()}
-    paid = [task_id for task_id in swallowed if stage.book.digest(task_id) in sent]
+    paid = _sent_of(stage, swallowed)
     asked = swallowed[:ASKED]
     silent = [task_id for task_id in asked if not _says_unknown(stage, task_id)]
     verdict.lost += [f"{task_id} is gone, and `status` does not say so" for task_id in silent]
@@ -181,6 +194,23 @@ def _told_of(stage: Stage, verdict: Verdict, swallowed: list[str]) -> None:
         f"{len(swallowed)} gone, message and record, {len(paid)} of them sent to the API; "
         f"`status`, asked for {len(asked)}, says of {len(asked) - len(silent)} that it is not known"
     )
+
+
+def _hold_to_replicas(stage: Stage, verdict: Verdict, swallowed: list[str]) -> None:
+    """Hold against the package what the replicas would have known, had it asked them."""
+    verdict.lost += [f"{task_id} was sent, and is forgotten" for task_id in _sent_of(stage, swallowed)]
+    times = Counter(job.prompt_sha256 for job in stage.api.jobs())
+    verdict.double_submitted += [
+        f"{task_id} made {times[stage.book.digest(task_id)]} jobs"
+        for task_id in stage.book.sent
+        if times[stage.book.digest(task_id)] > 1
+    ]
+    verdict.notes.append(f"{stage.logs().count('its prompt waits (1 times')} prompts waited for a replica")
+
+
+def _sent_of(stage: Stage, task_ids: list[str]) -> list[str]:
+    sent = {job.prompt_sha256 for job in stage.api.jobs()}
+    return [task_id for task_id in task_ids if stage.book.digest(task_id) in sent]
 
 
 def _says_unknown(stage: Stage, task_id: str) -> bool:
