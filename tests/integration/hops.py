@@ -69,9 +69,9 @@ class Stage:
         }
         return trace(task_id, list(args), kwargs or {}, request)
 
-    def submit(self, task_id: str, prompt: str = ENDLESS) -> None:
+    def submit(self, task_id: str, prompt: str = ENDLESS) -> Any:
         """Run the user's own message."""
-        self.run(SUBMIT, task_id, [prompt])
+        return self.run(SUBMIT, task_id, [prompt])
 
     def next(self, task_id: str) -> dict[str, Any]:
         """The message of a job whose pause, or lease, is over."""

@@ -16,7 +16,7 @@ from logs import logged
 from nodes import free_port
 from shop import wait_for
 
-from freddy_tasks import replicas
+from freddy_tasks import OutcomeUnknown, replicas
 from freddy_tasks.budget import Budget
 from freddy_tasks.continuation import POLL
 from freddy_tasks.doctor import gathering
@@ -125,6 +125,82 @@ def test_no_prompt_leaves_before_a_replica_knows_of_it(
     assert "Whales" not in records[0].getMessage()
     assert stage.phase("t") is Phase.WAITING
     assert stage.api.counts.posts == 1
+
+
+def before_unsend(stage: Stage, monkeypatch: pytest.MonkeyPatch, happens: Callable[[int], None]) -> None:
+    """Let something happen each time that a worker is about to take an intent back; it is told how often."""
+    unsend, calls = stage.runtime.ledger.unsend, []
+
+    def unsend_late(held: Held) -> Any:
+        calls.append(held)
+        happens(len(calls))
+        return unsend(held)
+
+    monkeypatch.setattr(stage.runtime.ledger, "unsend", unsend_late)
+
+
+def test_an_intent_is_taken_back_when_the_state_server_is_there_again(
+    stage: Stage, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would count as sent, and nothing was."""
+
+    def refuse(times: int) -> None:
+        if times < 3:
+            raise redis.exceptions.ConnectionError("the state server is away")
+
+    pair.cut_off()
+    before_unsend(stage, monkeypatch, refuse)
+    stage.submit("t")
+
+    assert stage.phase("t") is Phase.QUEUED
+    assert stage.api.counts.posts == 0
+
+
+def test_an_intent_that_outlives_its_lease_counts_as_sent(
+    stage: Stage, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another hop may judge it by then; it does, as it cannot know better."""
+
+    def refuse(times: int) -> None:
+        stage.late += 10.0
+        raise redis.exceptions.ConnectionError("the state server is away")
+
+    pair.cut_off()
+    before_unsend(stage, monkeypatch, refuse)
+    with logged("freddy_tasks.responses") as records:
+        stage.submit("t")
+    stage.deliver(stage.next("t"))
+
+    assert "task t was not sent, and ends as one that may have been" in records[0].getMessage()
+    assert isinstance(stage.app.AsyncResult("t").result, OutcomeUnknown)
+    assert stage.api.counts.posts == 0
+
+
+def test_a_prompt_whose_record_is_lost_before_it_was_sent_begins_anew(
+    stage: Stage, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message goes back to the broker."""
+    ledger = stage.runtime.ledger
+    pair.cut_off()
+    before_unsend(stage, monkeypatch, lambda _: ledger.redis.delete(f"{ledger.prefix}:job:t"))
+    ended = stage.submit("t")
+
+    assert (ended.info.state, ended.info.retval.requeue) == ("REJECTED", True)
+    assert stage.api.counts.posts == 0
+
+
+def test_a_prompt_that_is_cancelled_while_it_is_held_back_is_never_sent(
+    stage: Stage, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cancel comes when nobody can know yet that it will not be sent."""
+    pair.cut_off()
+    before_unsend(stage, monkeypatch, lambda _: stage.runtime.ledger.cancel("t"))
+    stage.submit("t")
+    stage.deliver(stage.next("t"))
+
+    assert stage.state("t") == "REVOKED"
+    assert stage.phase("t") is Phase.CLOSED
+    assert (stage.api.counts.posts, stage.api.counts.deletes) == (0, 0)
 
 
 def test_a_failover_knows_of_every_prompt_that_was_sent(stage: Stage, pair: Pair) -> None:
