@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from celery.backends.redis import RedisBackend
 from kombu.transport.redis import Channel
+from redis.exceptions import ConnectionError  # noqa: A004  # the one that a client of Redis raises
 from shop import Shop, wait_for
 
 from freddy_tasks import (
@@ -29,6 +31,7 @@ from freddy_tasks.batch.tasks import COLLECT_BATCH, SALVAGE_BATCH
 from freddy_tasks.batch.watch import LOOKS, MEMORY, Watch, WatchStep
 from freddy_tasks.continuation import SUBMIT
 from freddy_tasks.embedded import EmbeddedServer
+from freddy_tasks.ledger import Phase
 
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
 ENDLESS = "Wait {} [emulate: duration=600]"
@@ -376,6 +379,63 @@ def test_forgotten_prompts_of_an_old_batch_are_unknown_and_it_ends(
     assert shop.runtime.ledger.record(batch.task_ids[0]) is None
     look(watch, LOOKS)
     assert callback_of(shop).counts == {"completed": 1, "failed": 0, "cancelled": 0, "unknown": 1}
+
+
+def test_a_watch_that_died_between_fence_and_outcome_is_made_up_for(
+    shop: Shop, watch: Watch, late: Late
+) -> None:
+    """Nobody cancelled that prompt: it was lost, and can be sent again."""
+    ledger = shop.runtime.ledger
+    batch = process_batch(["ants"], group_options=late.options)
+    late.lose(batch.task_ids[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RedisBackend, "mark_as_done", die)
+        look(watch)
+    assert ledger.record(batch.task_ids[0]).phase is Phase.CANCELLED
+    assert batch.progress().waiting == 1
+
+    look(watch)
+    assert [type(item.error) for item in batch.results(DEADLINE)] == [MessageLost]
+
+
+def die(*_: Any, **__: Any) -> None:
+    """The end of whoever does this."""
+    raise RuntimeError("killed")
+
+
+def test_looks_before_a_server_was_away_do_not_count(
+    shop: Shop, watch: Watch, late: Late, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile workers may have kept messages that they could not put back."""
+    batch = process_batch(["ants"], group_options=late.options)
+    late.lose(batch.task_ids[0])
+    look(watch, LOOKS - 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(broker, "held", lose_connection)
+        with pytest.raises(ConnectionError):
+            watch.look()
+
+    look(watch, LOOKS - 1)
+    assert batch.progress().waiting == 1
+    look(watch, 1)
+    assert batch.progress().failed == 1
+
+
+def lose_connection(*_: Any) -> None:
+    """As a client of Redis does."""
+    raise ConnectionError("the broker is away")
+
+
+def test_a_batch_that_cannot_be_looked_at_holds_no_other_up(shop: Shop, watch: Watch, late: Late) -> None:
+    """What is kept of its end cannot be read."""
+    spoilt, batch = (process_batch(["ants"], group_options=late.options) for _ in range(2))
+    late.lose(batch.task_ids[0])
+    late.client.set(shop.app.backend.get_key_for_task(spoilt.id), "no JSON")
+    look(watch)
+
+    assert batch.progress().failed == 1
+    assert is_open(shop, spoilt)
+    late.client.delete(shop.app.backend.get_key_for_task(spoilt.id))
 
 
 @pytest.mark.parametrize("route", ["queue", "exchange"])
