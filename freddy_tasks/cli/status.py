@@ -85,7 +85,7 @@ def _of_record(record: Record | None) -> dict[str, Any]:
     return {
         "response_id": job.response_id or None,
         "status": job.status,
-        "model": job.model,
+        "model": job.model or None,
         "label": job.label or None,
         "polls": job.polls,
         "failures": job.failures or None,

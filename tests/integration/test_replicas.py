@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ import redis
 from celery import Celery
 from hops import Stage, stage_of
 from logs import logged
-from nodes import free_port
+from nodes import Sentinel, Valkey, free_port
 from shop import wait_for
 
 from freddy_tasks import OutcomeUnknown, replicas
 from freddy_tasks.budget import Budget
+from freddy_tasks.connections import StateServer, connect
 from freddy_tasks.continuation import POLL
 from freddy_tasks.doctor import gathering
 from freddy_tasks.embedded import EmbeddedServer
@@ -351,6 +353,26 @@ def test_one_prompt_in_a_second_waits_for_an_absent_replica(
 
     assert answered == [False, False, False, True, True]
     assert asked == [500, 20, 500, 5_000, 10_000]
+
+
+def test_the_doctor_knows_a_server_that_sentinel_names(tmp_path: Path) -> None:
+    """It may be replaced, though it has no replica at this moment."""
+    for name in ("server", "sentinel"):
+        (tmp_path / name).mkdir()
+    server = Valkey(tmp_path / "server")
+    sentinel = Sentinel(tmp_path / "sentinel", server)
+    try:
+        server.ready()
+        sentinel.ready()
+        address = StateServer(f"{sentinel.url}?master_name={sentinel.master}", "a test", {})
+        with connect(address) as client:
+            facts = gathering.state_facts(client, "a test", 0)
+    finally:
+        sentinel.teardown()
+        server.teardown()
+
+    assert facts.by_sentinel
+    assert facts.replicas == 0
 
 
 def test_the_doctor_counts_replicas(pair: Pair) -> None:
