@@ -21,11 +21,12 @@ from freddy_tasks.errors import FreddyError, InvalidRequest
 from freddy_tasks.ledger import Ledger
 from freddy_tasks.runtime import runtime_of
 
-from . import look, plan, record, register
+from . import look, plan, record
 from .canvas import Call, body_of, check, publish, queues_of
 from .items import Written, fingerprint, ids_of, read_items
 from .progress import Progress, seconds_left
 from .record import COLLECT, FAIL_FAST, OnError, Record
+from .register import Entry, Register
 from .result import BatchItem, BatchResult, Outcome
 from .survey import Survey
 from .tasks import cancel_members, judged
@@ -57,7 +58,7 @@ def process_batch(
     `callback` gets the JSON of a `BatchResult` once all prompts have ended; `errback`, where the batch fails,
     the id of the task that failed. `on_error` is "collect": the callback runs whatever became of the prompts;
     a share from 0 to 1: `BatchFailed` when more than that have no answer; or "fail_fast": the first failure
-    cancels the rest, and the batch fails.
+    cancels the rest, and the batch fails. A prompt whose message a Redis broker loses fails as `MessageLost`.
 
     Raises `InvalidRequest`, before anything is published, for a prompt or an option that cannot be sent;
     `ConfigurationError` for a wrong `on_error` or a missing state server. When the broker fails half way,
@@ -220,7 +221,7 @@ class Batch:
         try:
             publish(call, kept, body)
             # Not before: what is not published yet would look as if it were lost.
-            register.enter(ledger, register.Entry(kept.id, body, queues_of(call)))
+            Register(app, ledger).enter(Entry(kept.id, body, queues_of(call)))
         except BaseException:
             _take_back(ledger, kept)
             raise

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from celery import Celery
 from kombu.utils.json import dumps, loads
 
 from freddy_tasks.ledger import Ledger
@@ -22,34 +24,38 @@ class Entry:
     queues: tuple[str, ...] | None  # None: they cannot be told
 
 
-def enter(ledger: Ledger, entry: Entry) -> None:
-    """Put a batch on the register, after its last message was published."""
-    key, plain = _key(ledger), {"body": entry.body, "queues": entry.queues}
-    with ledger.redis.pipeline() as pipe:
-        pipe.hset(key, entry.batch_id, dumps(plain))
-        pipe.expire(key, TTL)
-        pipe.execute()
+class Register:
+    """The open batches of an app.
 
+    Any method raises `redis.exceptions.RedisError` when the state server cannot be reached.
+    """
 
-def strike(ledger: Ledger, batch_id: str) -> None:
-    """Take a batch off the register: its end is stored."""
-    ledger.redis.hdel(_key(ledger), batch_id)
+    def __init__(self, app: Celery, ledger: Ledger) -> None:
+        # Apps on one broker share its ledger, but a watch must find the results of what it watches.
+        place = hashlib.sha256(app.backend.as_uri().encode()).hexdigest()[:8]
+        self.key = f"{ledger.prefix}:batches:{place}"
+        self._redis = ledger.redis
 
+    def enter(self, entry: Entry) -> None:
+        """Put a batch down, after its last message was published."""
+        with self._redis.pipeline() as pipe:
+            pipe.hset(self.key, entry.batch_id, dumps({"body": entry.body, "queues": entry.queues}))
+            pipe.expire(self.key, TTL)
+            pipe.execute()
 
-def open_ids(ledger: Ledger) -> list[str]:
-    """The ids of all batches on the register, at the cost of one command."""
-    ids: list[str] = ledger.redis.hkeys(_key(ledger))
-    return ids
+    def strike(self, batch_id: str) -> None:
+        """Take a batch off: its end is stored."""
+        self._redis.hdel(self.key, batch_id)
 
+    def open_ids(self) -> list[str]:
+        """The ids of all, at the cost of one command."""
+        ids: list[str] = self._redis.hkeys(self.key)
+        return ids
 
-def read(ledger: Ledger, batch_id: str) -> Entry | None:
-    """What the register has of a batch; None when it is not there any more."""
-    kept = ledger.redis.hget(_key(ledger), batch_id)
-    if kept is None:
-        return None
-    plain = loads(kept)
-    return Entry(batch_id, plain["body"], None if plain["queues"] is None else tuple(plain["queues"]))
-
-
-def _key(ledger: Ledger) -> str:
-    return f"{ledger.prefix}:batches"
+    def read(self, batch_id: str) -> Entry | None:
+        """What was put down of a batch; None when it is not there any more."""
+        kept = self._redis.hget(self.key, batch_id)
+        if kept is None:
+            return None
+        plain = loads(kept)
+        return Entry(batch_id, plain["body"], None if plain["queues"] is None else tuple(plain["queues"]))

@@ -16,8 +16,9 @@ from freddy_tasks.ledger import Ledger
 from freddy_tasks.runtime import runtime_of
 from freddy_tasks.worker import HopRequest
 
-from . import look, register
+from . import look
 from .record import FAIL_FAST, Record, load, stopped_by
+from .register import Register
 from .result import BatchItem, BatchResult
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def _after_return(
     """Celery has stored how a batch ended; what stands in for a body that failed has yet to run."""
     if not self.request.is_eager and (status == states.SUCCESS or self.name == SALVAGE_BATCH):
         try:
-            register.strike(runtime_of(self.app).ledger, args[-1])
+            Register(self.app, runtime_of(self.app).ledger).strike(args[-1])
         except RedisError as error:  # a watch does so at its next look
             logger.warning("State server away; batch %s stays open: %s", args[-1], type(error).__name__)
     self.app.Task.after_return(self, status, retval, task_id, args, kwargs, einfo)

@@ -19,9 +19,9 @@ from freddy_tasks.ledger import Phase
 from freddy_tasks.runtime import Runtime, runtime_of
 from freddy_tasks.worker import DispatcherStep
 
-from . import broker, look, losses, record, register
+from . import broker, look, losses, record
 from .record import FAIL_FAST, Record
-from .register import Entry
+from .register import Entry, Register
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ class Watch:
         self._runtime = runtime
         self._every = every
         self._name = uuid.uuid4().hex
-        self._lock = f"{runtime.ledger.prefix}:batches:watch"
+        self._register = Register(app, runtime.ledger)
+        self._lock = f"{self._register.key}:watch"
         self._vigils: dict[str, _Vigil] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="freddy-batch-watch", daemon=True)
@@ -66,7 +67,7 @@ class Watch:
         Raises what the clients of the servers raise when one is away: nothing that was missed before counts.
         """
         vigils, self._vigils = self._vigils, {}
-        open_ids = register.open_ids(self._runtime.ledger)
+        open_ids = self._register.open_ids()
         if not open_ids or not self._leads():
             return
         held = cache(lambda queues: broker.held(self._app, queues))
@@ -79,7 +80,7 @@ class Watch:
                 if vigil and vigil.keep(held, self._may_go_on):
                     seen[batch_id] = vigil
                 else:
-                    register.strike(self._runtime.ledger, batch_id)
+                    self._register.strike(batch_id)
             except (RedisError, OperationalError):
                 raise
             except Exception:  # the result backend's own, for one: other batches are not to wait for it
@@ -87,9 +88,8 @@ class Watch:
         self._vigils = seen
 
     def _begin(self, batch_id: str) -> _Vigil | None:
-        ledger = self._runtime.ledger
         try:
-            kept, entry = record.load(ledger, batch_id), register.read(ledger, batch_id)
+            kept, entry = record.load(self._runtime.ledger, batch_id), self._register.read(batch_id)
         except InvalidRequest:  # forgotten
             return None
         return None if entry is None else _Vigil(self._app, self._runtime, kept, entry)

@@ -24,9 +24,10 @@ from freddy_tasks import (
     cancel_response,
     process_batch,
 )
-from freddy_tasks.batch import Outcome, broker, register
+from freddy_tasks.batch import Outcome, broker
 from freddy_tasks.batch import look as looking
 from freddy_tasks.batch.record import Record
+from freddy_tasks.batch.register import Register
 from freddy_tasks.batch.tasks import COLLECT_BATCH, SALVAGE_BATCH
 from freddy_tasks.batch.watch import LOOKS, MEMORY, Watch, WatchStep
 from freddy_tasks.continuation import SUBMIT
@@ -40,10 +41,10 @@ ENDLESS = "Wait {} [emulate: duration=600]"
 @pytest.fixture
 def watch(shop: Shop) -> Iterator[Watch]:
     """A watch that looks when it is told to; no batch of another test is on the register."""
-    ledger = shop.runtime.ledger
-    ledger.redis.delete(f"{ledger.prefix}:batches")
+    key, client = register_of(shop).key, shop.runtime.ledger.redis
+    client.delete(key)
     yield Watch(shop.app, shop.runtime, every=60.0)
-    ledger.redis.delete(f"{ledger.prefix}:batches:watch")
+    client.delete(f"{key}:watch")
 
 
 class Late:
@@ -100,9 +101,14 @@ def callback_of(shop: Shop) -> BatchResult:
     return BatchResult.from_result(given)
 
 
+def register_of(shop: Shop) -> Register:
+    """The register of its batches."""
+    return Register(shop.app, shop.runtime.ledger)
+
+
 def is_open(shop: Shop, batch: Batch) -> bool:
     """Whether a batch is on the register."""
-    return batch.id in register.open_ids(shop.runtime.ledger)
+    return batch.id in register_of(shop).open_ids()
 
 
 def running(shop: Shop) -> list[dict[str, Any]]:
@@ -340,13 +346,13 @@ def test_an_end_whose_message_was_lost_is_sent_again(
 
 def test_a_callback_that_is_called_twice_has_one_task_id(shop: Shop, watch: Watch, late: Late) -> None:
     """A worker that dies between publishing it and storing the end leaves no trace of having done so."""
-    ledger = shop.runtime.ledger
+    register = register_of(shop)
     batch = process_batch(["ants"], callback=shop.note.s(), group_options=late.options)
-    entry = register.read(ledger, batch.id)
+    entry = register.read(batch.id)
     late.read()
     wait_for(lambda: shop.witness.calls_of("note") and not is_open(shop, batch))
     shop.app.backend.forget(batch.id)
-    register.enter(ledger, entry)
+    register.enter(entry)
     look(watch)
     wait_for(lambda: len(shop.witness.calls_of("note")) == 2)
 
@@ -474,7 +480,7 @@ def test_one_watch_at_a_time_looks(shop: Shop, watch: Watch, late: Late) -> None
 
 def test_a_watch_works_by_itself(shop: Shop, late: Late, valkey: EmbeddedServer) -> None:
     """Its thread looks, ends what is lost, and leaves the lead to others when it stops."""
-    lead = f"{shop.runtime.ledger.prefix}:batches:watch"
+    lead = f"{register_of(shop).key}:watch"
     batch = process_batch(["ants"], group_options=late.options)
     late.lose(batch.task_ids[0])
     alone = Watch(shop.app, shop.runtime, every=0.02)
@@ -483,6 +489,14 @@ def test_a_watch_works_by_itself(shop: Shop, late: Late, valkey: EmbeddedServer)
     alone.stop()
 
     assert late.client.get(lead) is None
+
+
+def test_apps_that_keep_their_results_apart_watch_over_their_own(shop: Shop, late: Late) -> None:
+    """They share a broker and its ledger; to another's watch, each batch would be one without an end."""
+    other = Celery("other", broker=shop.app.conf.broker_url, backend="cache+memory://", set_as_current=False)
+    batch = process_batch(["ants"], group_options=late.options)
+
+    assert batch.id not in Register(other, shop.runtime.ledger).open_ids()
 
 
 def test_a_watch_joins_every_worker(shop: Shop) -> None:
