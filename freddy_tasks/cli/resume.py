@@ -26,6 +26,11 @@ from .suspended import age, choose, forgotten, rebuild, resumables, revive
     type=click.FloatRange(min=0, min_open=True),
     help="Longest wait from now, in seconds; default: FREDDY_TIMEOUT.",
 )
+@click.option(
+    "--response-id",
+    metavar="ID",
+    help="Id of the response of one lost task, from a worker's log, where nothing else has it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each that is listed.")
 @click.pass_context
 def command(
@@ -35,6 +40,7 @@ def command(
     app_name: str | None,
     all_: bool,
     timeout: float | None,
+    response_id: str | None,
     as_json: bool,
 ) -> None:
     """Go on asking for accepted responses, for instance with a new key; without a task id, list them.
@@ -44,19 +50,23 @@ def command(
     callbacks, but outside the chord it was in. To stop such a response for good: freddy-tasks cancel.
 
     A task id may also be one whose record the state server has lost, as long as the result backend shows the
-    id of its response. It ends anew, or at last; its callbacks and its chord were on that record.
+    id of its response, or you do: each worker logs it. It ends anew, or at last; its callbacks and its chord
+    were on that record.
 
     \b
     freddy-tasks resume
     freddy-tasks resume 2a1f9c1e-6d0c-4a5c-9a53-0b7d4a6f7c11
+    freddy-tasks resume 2a1f9c1e-6d0c-4a5c-9a53-0b7d4a6f7c11 --response-id resp_3f1
     """  # noqa: D301  # \b is click's mark for lines to be left as they are
+    if response_id and len(task_ids) != 1:
+        raise click.UsageError("A response belongs to one task: give its id.")
     app = load_app(app_name)
     runtime = runtime_for(app)
     found = resumables(runtime.ledger)
     if not task_ids and not all_:
         _list(found, runtime.ledger, as_json)
         ctx.exit(DONE)
-    lost = forgotten(app, runtime.ledger, task_ids)
+    lost = forgotten(app, runtime.ledger, task_ids, response_id)
     chosen = choose([*found, *lost], task_ids, all_)
     timeout = timeout or runtime.settings.timeout
     done = [

@@ -58,7 +58,7 @@ def _facts(app: Celery, ledger: Ledger, task_id: str) -> dict[str, Any]:
     meta = app.backend.get_task_meta(task_id)
     state, result = meta["status"], meta.get("result")
     phase = record.phase if record else None
-    lost = {} if record else shown_facts(state, result)
+    lost = (None if record else shown_facts(state, result)) or {}
     facts = {
         "task_id": task_id,
         "state": state,

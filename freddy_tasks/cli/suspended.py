@@ -26,19 +26,31 @@ def resumables(ledger: Ledger) -> list[Record]:
     return [record for record in ledger.suspended() if _response_id(record)]
 
 
-def forgotten(app: Celery, ledger: Ledger, task_ids: Iterable[str]) -> list[Record]:
-    """Those of the tasks that the ledger has lost, and whose response id the result backend still shows."""
+def forgotten(
+    app: Celery, ledger: Ledger, task_ids: Iterable[str], response_id: str | None = None
+) -> list[Record]:
+    """Those of the tasks that the ledger has lost, and whose response id the result backend still shows.
+
+    With a `response_id` it need not. A task that has another outcome than `LedgerLost` is not lost.
+    """
+    given = {"response_id": response_id} if response_id else {}
     unknown = (task_id for task_id in task_ids if ledger.record(task_id) is None)
     shown = ((task_id, shown_facts(*_meta(app, task_id))) for task_id in unknown)
-    return [_recalled(ledger, task_id, facts) for task_id, facts in shown if facts.get("response_id")]
+    known = ((task_id, {**facts, **given}) for task_id, facts in shown if facts is not None)
+    return [_recalled(ledger, task_id, facts) for task_id, facts in known if facts.get("response_id")]
 
 
-def shown_facts(state: str, result: Any) -> Mapping[str, Any]:
-    """What the result backend tells of a response without an outcome, or with none but that it is lost."""
+def shown_facts(state: str, result: Any) -> Mapping[str, Any] | None:
+    """What the result backend tells of a response without an outcome, or with none but that it is lost.
+
+    None when it has another one.
+    """
     error = from_result(result) if isinstance(result, Mapping) else result
     if isinstance(error, LedgerLost):
         return error.info
-    return result if state not in states.READY_STATES and isinstance(result, Mapping) else {}
+    if state in states.READY_STATES:
+        return None
+    return result if isinstance(result, Mapping) else {}
 
 
 def choose(records: Sequence[Record], task_ids: Sequence[str], all_: bool) -> list[Record]:

@@ -41,6 +41,7 @@ class Site:
     env: dict[str, str]
     app: Celery
     ledger: Ledger
+    log: Path  # the worker's
 
     def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, as somebody who has no key."""
@@ -94,7 +95,7 @@ def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         worker = processes.start([*COMMAND, "worker", "--concurrency", "4"], log, env)
         app = Celery("site", broker=server.url, backend=server.url, set_as_current=False)
         app.conf.task_default_queue = "freddy_tasks"
-        yield Site(api, env, app, build(app, Settings(api_key=SecretStr(KEY))).ledger)
+        yield Site(api, env, app, build(app, Settings(api_key=SecretStr(KEY))).ledger, log)
         processes.stop(worker, TIMEOUT)
         assert KEY not in log.read_text()
         assert PROMPT not in log.read_text()
@@ -218,6 +219,28 @@ def test_a_response_that_the_ledger_has_lost_can_be_resumed(site: Site) -> None:
     assert (ended["state"], ended["status"]) == ("SUCCESS", "completed")
     assert ended["response_id"] == response_id
     assert site.api.counts.posts == 1
+
+
+def test_a_response_that_only_a_log_names_can_be_resumed(site: Site) -> None:
+    """Broker, result backend and ledger are empty; the worker has logged which response is which task's."""
+    task_id = site.until(site.submit(metadata={"emulate": {"duration": "1000"}}), Phase.WAITING)
+    (response,) = site.api.jobs()
+    site.ledger.redis.delete(*site.ledger.redis.scan_iter(f"{site.ledger.prefix}:*"))
+    site.app.backend.forget(task_id)
+    unnamed = site("resume", task_id)
+    resumed = site("resume", task_id, "--response-id", response.id)
+    site.api.clock.advance(1_000.0)
+    ended = site.status(site.until(task_id, Phase.CLOSED))
+    again = site("resume", task_id, "--response-id", response.id)
+
+    assert f"Response {response.id} was accepted for task {task_id}" in site.log.read_text()
+    assert unnamed.returncode == 1
+    assert "not in the list" in unnamed.stderr
+    assert resumed.returncode == 0
+    assert (ended["state"], ended["response_id"]) == ("SUCCESS", response.id)
+    assert site.api.counts.posts == 1
+    assert again.returncode == 1
+    assert site("resume", "one", "two", "--response-id", response.id).returncode == 2
 
 
 @pytest.mark.parametrize("return_exceptions", [False, True])
