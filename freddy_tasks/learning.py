@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .hazards import Grid, LogT
-from .history import LONGEST, SPREADS, History, fit
+from .history import LONGEST, SPREADS, History, likeliest
 from .optimum import Plan, best_plan, keller_plan, late_share, outlook
 from .schedules import Schedule, Tiers, Wait, bounded, sane_stretch
 
@@ -81,15 +81,57 @@ def schedule_for(
     seconds of lag one poll is worth; with neither, the class is noticed as soon as the tiers would have,
     on average, with fewer polls. `lag_p95` goes before `lag_per_poll`.
     """
+    cold: Schedule = tiers if lag_p95 is None else Capped(tiers, lag_p95)
     settled, runs = history.settled, history.runs
-    if len(settled) < WARM:
-        return tiers if lag_p95 is None else Capped(tiers, lag_p95)
-    law = fit(settled)
-    run = fit(runs) if len(runs) >= WARM else None
-    near = replace(law, spread=_rounded(law.spread), median=_rounded(law.median))
-    if lag_p95 is not None:
-        return Learned(law, price_for_p95(near, lag_p95), run)
-    return Learned(law, lag_per_poll or price_of_tiers(near, tiers), run)
+    schedule = cold
+    if len(settled) >= WARM:
+        law = likeliest(settled)
+        run = likeliest(runs) if len(runs) >= WARM else None
+        near = replace(law, spread=_rounded(law.spread), median=_rounded(law.median))
+        if lag_p95 is not None:
+            price = price_for_p95(near, lag_p95)
+        else:
+            price = lag_per_poll or price_of_tiers(near, tiers)
+        schedule = Within(Learned(law, price, run), history.span, cold)
+    return Young(schedule, history.longest, tiers) if history.is_young else schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A schedule for responses that the sample it was learned from could have shown, another for older ones.
+
+    What a law says beyond its sample is a guess. So the first batch of a class, submitted at once, is polled
+    by the tiers to its last response: each is older than all that had finished when the law was learned.
+    """
+
+    schedule: Schedule
+    span: float  # s
+    beyond: Schedule
+
+    def delay(self, wait: Wait, stretch: float = 1.0) -> float:
+        """Return the pause of the schedule that applies; see `Schedule.delay`."""
+        return (self.schedule if wait.elapsed < self.span else self.beyond).delay(wait, stretch)
+
+
+@dataclass(frozen=True, slots=True)
+class Young:
+    """Another schedule, for a class of which perhaps only the quick responses have been seen.
+
+    While a poll is dear, the longest duration known counts as the caller's estimate does for the tiers: the
+    class takes at least that long. At the usual price the other schedule applies as it is, and no pause
+    outgrows it faster than the price does.
+    """
+
+    schedule: Schedule
+    longest: float  # s
+    tiers: Tiers
+
+    def delay(self, wait: Wait, stretch: float = 1.0) -> float:
+        """Return the other schedule's pause, or a longer one; see `Schedule.delay`."""
+        price = sane_stretch(stretch)
+        told = replace(wait, expected=max(self.longest, wait.expected or 0.0))
+        patient = min(price * self.schedule.delay(wait), self.tiers.delay(told, price))
+        return bounded(max(self.schedule.delay(wait, price), patient), wait.remaining)
 
 
 @dataclass(frozen=True, slots=True)

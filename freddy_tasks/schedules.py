@@ -16,8 +16,8 @@ FLOOR = 0.5
 CEILING = 86_400.0
 """Longest pause between two looks, s: a response is kept for a day."""
 
-MAX_STRETCH = 1_000.0
-"""Largest factor by which a binding budget may raise the price of a poll."""
+MAX_STRETCH = 2_500.0
+"""Largest factor by which a binding budget may raise the price of a poll; pauses grow by its root."""
 
 JITTER = 0.05
 """Share by which a pause is moved either way, so that a batch does not poll in step."""
@@ -110,12 +110,14 @@ class Tiers:
     def delay(self, wait: Wait, stretch: float = 1.0) -> float:
         """Return the pause of the job's band, wider by the root of `stretch`.
 
-        The root is how the best schedule answers a dearer poll: density of looks ~ 1/sqrt(price). No wider
-        than twice the caller's estimate, by when nearly all have finished.
+        The root is how the best schedule answers a dearer poll: density of looks ~ 1/sqrt(price). But no
+        wider than twice the caller's estimate, by when nearly all have finished, or, from the second look
+        on, twice the time gone by: however dear a poll is, nobody waits for three times the duration.
         """
         estimate = wait.expected or 0.0
         pause = self.pause(max(wait.elapsed, estimate))
-        most = max(pause, 2.0 * estimate) if estimate > 0 else CEILING
+        length = max(estimate, wait.elapsed) if wait.polls > 0 else estimate
+        most = max(pause, 2.0 * length) if length > 0 else CEILING
         return bounded(min(pause * math.sqrt(sane_stretch(stretch)), most), wait.remaining)
 
     def __str__(self) -> str:

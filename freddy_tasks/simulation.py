@@ -117,17 +117,18 @@ class _Bucket:
         self.spent = 0
 
     def ready_at(self, now: float) -> float:
-        """Return the first moment from `now` on at which a request may leave."""
+        """Return the first moment from `now` on at which a request may leave; nothing is set aside for it."""
         self._refill(now)
+        moment = now
         if self.tokens < 1.0:
-            now += (1.0 - self.tokens) / self.limit.rate
+            moment += (1.0 - self.tokens) / self.limit.rate
         if self.limit.per_day and self.spent >= self.limit.per_day:
-            now = max(now, (self.slots[0][0] + DAY_SLOTS + 1) * SLOT)
-        self._refill(now)
-        return now
+            moment = max(moment, (self.slots[0][0] + DAY_SLOTS + 1) * SLOT)
+        return moment
 
     def take(self, now: float) -> None:
         """Count one request."""
+        self._refill(now)
         if self.limit.per_minute:
             self.tokens -= 1.0
         if not self.slots or self.slots[-1][0] != now // SLOT:

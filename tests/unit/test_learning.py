@@ -1,6 +1,7 @@
 """What a class learns from its finished responses, and when it looks then."""
 
 import math
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -8,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freddy_tasks.hazards import LogT
-from freddy_tasks.history import KEPT, SPREADS, History, changed_at, fit
+from freddy_tasks.history import FREEDOMS, KEPT, SPREADS, YOUNG, History, changed_at, fit, likeliest
 from freddy_tasks.learning import (
     WARM,
     Capped,
     Learned,
+    Within,
+    Young,
     price_for_p95,
     price_of_tiers,
     schedule_for,
@@ -41,6 +44,16 @@ def drawn(law, count, seed=1):
 
 WARM_HISTORY = history_of(drawn(LogT(90.0, 0.5), 40))
 LEARNED = schedule_for(WARM_HISTORY, Tiers())
+BATCH = history_of(sorted(drawn(LogT(90.0, 0.5), 20)), submitted_at=1_000.0)
+WAITS = st.builds(
+    Wait,
+    elapsed=anything,
+    remaining=anything,
+    polls=st.integers(),
+    expected=st.none() | anything,
+    started=st.none() | anything,
+    progress=st.none() | anything,
+)
 
 
 @given(values=durations, ran=st.none() | st.floats(0.0, 1e4))
@@ -155,6 +168,36 @@ def test_a_fit_is_within_what_is_believed(values):
     assert SPREADS[0] <= law.spread <= SPREADS[1]
 
 
+@pytest.mark.parametrize(
+    ("law", "right", "wrong"),
+    [
+        (LogT(90.0, 0.2), max(FREEDOMS), min(FREEDOMS)),
+        (LogT(90.0, 0.5, 3.0), min(FREEDOMS), max(FREEDOMS)),
+    ],
+    ids=["log-normal", "heavy"],
+)
+def test_the_tail_is_as_heavy_as_the_durations_say(law, right, wrong):
+    """Of 40 classes, a third or more has the right tail by `KEPT` durations, and none the opposite."""
+    chosen = [likeliest(tuple(drawn(law, KEPT, seed))).freedom for seed in range(40)]
+
+    assert chosen.count(right) > 13
+    assert wrong not in chosen
+
+
+def test_of_few_durations_none_is_evidence_for_a_tail():
+    """What was most probable before stays so."""
+    assert likeliest((80.0, 90.0, 100.0)).freedom == max(FREEDOMS, key=FREEDOMS.__getitem__)
+    assert sum(FREEDOMS.values()) == pytest.approx(1.0)
+
+
+@given(values=durations)
+def test_the_likeliest_law_is_one_of_the_fits(values):
+    """And none of the others has more evidence for it."""
+    law = likeliest(tuple(values))
+
+    assert law in [fit(tuple(values), freedom) for freedom in FREEDOMS]
+
+
 def test_an_outlier_hardly_moves_a_fit():
     """One response a thousand times as long as 20 others."""
     usual = drawn(LogT(90.0, 0.3), 20)
@@ -164,10 +207,16 @@ def test_an_outlier_hardly_moves_a_fit():
     assert after.spread < 1.5 * before.spread
 
 
+def pauses(schedule, stretch=1.0):
+    """Pauses after looks at many moments."""
+    waits = (Wait(elapsed=float(elapsed), remaining=math.inf, polls=1) for elapsed in range(0, 600, 7))
+    return [schedule.delay(wait, stretch) for wait in waits]
+
+
 def test_a_new_class_is_polled_by_the_tiers():
     """Nothing known, nothing changed."""
     assert schedule_for(History.empty(), Tiers()) == Tiers()
-    assert schedule_for(history_of([90.0] * 2), Tiers()) == Tiers()
+    assert pauses(schedule_for(history_of([90.0] * 2), Tiers())) == pauses(Tiers())
 
 
 def test_a_new_class_with_a_bound_on_lag_is_polled_by_the_capped_tiers():
@@ -188,18 +237,7 @@ def test_the_first_look_waits_until_a_finish_is_likely():
 
 
 @settings(deadline=None)
-@given(
-    wait=st.builds(
-        Wait,
-        elapsed=anything,
-        remaining=anything,
-        polls=st.integers(),
-        expected=st.none() | anything,
-        started=st.none() | anything,
-        progress=st.none() | anything,
-    ),
-    stretch=anything,
-)
+@given(wait=WAITS, stretch=anything)
 def test_a_learned_schedule_answers_every_question_with_a_finite_pause(wait, stretch):
     """Whatever goes in, a usable pause comes out, and never past the deadline."""
     delay = LEARNED.delay(wait, stretch)
@@ -279,6 +317,67 @@ def test_a_forecast_counts_for_more_the_less_is_left():
 
     assert law.median < early.median < late.median < 300.0
     assert late.spread < early.spread < law.spread
+
+
+def test_a_batch_is_young_until_its_first_responses_are_old():
+    """By the medians of what is known of it: the quick ones alone make a class no older."""
+    grown = history_of([20.0, 21.0, 22.0, 30.0], submitted_at=1_000.0)
+    old = grown.add(20.0, submitted_at=1_000.0 + YOUNG * 22.0)
+
+    assert (grown.longest, grown.span, grown.is_young) == (30.0, 30.0, True)
+    assert not old.is_young
+    assert not History.empty().is_young
+
+
+def test_what_a_sample_cannot_have_shown_is_polled_by_the_tiers():
+    """A response older than the oldest known, by the law up to there."""
+    schedule = schedule_for(WARM_HISTORY, Tiers())
+    older, younger = (Wait(WARM_HISTORY.span + more, math.inf, 1) for more in (1.0, -1.0))
+
+    assert isinstance(schedule, Within)
+    assert schedule.delay(older) == Tiers().delay(older)
+    assert schedule.delay(younger) == schedule.schedule.delay(younger) != Tiers().delay(younger)
+
+
+@given(wait=WAITS)
+def test_a_young_class_is_polled_as_any_other_while_polls_are_not_dear(wait):
+    """To the last digit."""
+    schedule = schedule_for(BATCH, Tiers())
+
+    assert isinstance(schedule, Young)
+    assert schedule.delay(wait) == schedule.schedule.delay(wait)
+
+
+def test_the_longest_duration_known_of_a_young_class_counts_as_an_estimate_when_polls_are_dear():
+    """As if the caller had said it, once the price is high enough; a greater one of the caller's stays."""
+    schedule = Young(Tiers(), 60.0, Tiers())
+    first, told = (Wait(0.0, math.inf, expected=expected) for expected in (None, 60.0))
+
+    assert schedule.delay(first, 2.0) == 2.0 * Tiers().delay(first)
+    assert schedule.delay(first, 100.0) == Tiers().delay(told, 100.0) == 75.0
+    assert schedule.delay(replace(first, expected=600.0), 400.0) == 900.0
+
+
+@settings(deadline=None)
+@given(wait=WAITS, stretch=anything)
+def test_a_young_class_is_never_polled_sooner_for_being_young(wait, stretch):
+    """Its pause is finite, within the deadline, and at least the other schedule's."""
+    schedule = schedule_for(BATCH, Tiers())
+    delay = schedule.delay(wait, stretch)
+
+    assert FLOOR <= delay <= CEILING
+    assert math.isnan(wait.remaining) or delay <= max(FLOOR, wait.remaining)
+    assert delay >= schedule.schedule.delay(wait, stretch)
+
+
+@settings(deadline=None)
+@given(elapsed=st.floats(0, 1_000), stretch=st.floats(1, 50), polls=st.integers(0, 3))
+def test_a_little_dearer_poll_is_a_little_later_in_a_young_class(elapsed, stretch, polls):
+    """A hundredth on the price is a hundredth on the pause, but for the steps in which plans are kept."""
+    schedule, wait = schedule_for(BATCH, Tiers()), Wait(elapsed, math.inf, polls)
+    before, after = (schedule.delay(wait, price) for price in (stretch, 1.01 * stretch))
+
+    assert 0.95 * before - FLOOR <= after <= 1.06 * before + FLOOR
 
 
 def test_a_stretched_price_stops_where_a_response_takes_little_more_than_one_poll():

@@ -102,6 +102,20 @@ def test_a_stretched_pause_ends_by_twice_the_estimate():
     assert Tiers().delay(wait, stretch=MAX_STRETCH) == 1_200
 
 
+@given(elapsed=st.floats(1, 5_000), stretch=anything)
+def test_a_stretched_pause_is_no_longer_than_twice_the_time_gone_by(elapsed, stretch):
+    """From the second look on, nobody waits for three times the duration, however dear a poll is."""
+    wait = Wait(elapsed=elapsed, remaining=math.inf, polls=1)
+
+    assert Tiers().delay(wait, stretch) <= max(Tiers().delay(wait), 2 * elapsed)
+
+
+def test_the_first_look_is_stretched_by_the_price_alone():
+    """Of a response just submitted nothing is known that would end the pause."""
+    assert Tiers().delay(Wait(elapsed=0, remaining=math.inf), stretch=900) == 75.0
+    assert Tiers().delay(Wait(elapsed=75, remaining=math.inf, polls=1), stretch=900) == 150.0
+
+
 @given(stretch=st.floats(1, MAX_STRETCH), more=st.floats(1, MAX_STRETCH), elapsed=st.floats(0, 2_000))
 def test_a_dearer_poll_never_comes_sooner_in_the_tiers(stretch, more, elapsed):
     """The pause grows with the price."""
@@ -201,13 +215,13 @@ def test_the_stretch_falls_back_to_one_when_the_line_is_gone():
     assert line[-1] == 0.0
 
 
-@pytest.mark.parametrize(("left", "called"), [(1.0, 1), (0.5, 1), (0.25, 4), (0.05, 100), (0.0, 1_000)])
+@pytest.mark.parametrize(("left", "called"), [(1.0, 1), (0.5, 1), (0.25, 4), (0.05, 100), (0.0, 2_500)])
 def test_polls_slow_down_in_step_with_what_is_left_of_the_day(left, called):
     """Half as many polls when half of the ample share is left: four times the price."""
     assert next_stretch(1, backlog_seconds=0, day_left=left, interval=1e3) == pytest.approx(called)
 
 
-@pytest.mark.parametrize(("backlog", "called"), [(0, 1), (EASE, 4), (3 * EASE, 16), (math.inf, 1_000)])
+@pytest.mark.parametrize(("backlog", "called"), [(0, 1), (EASE, 4), (3 * EASE, 16), (math.inf, 2_500)])
 def test_pauses_grow_in_proportion_to_the_line(backlog, called):
     """The price with its square."""
     assert next_stretch(1, backlog_seconds=backlog, interval=1e3) == pytest.approx(called)

@@ -152,6 +152,35 @@ def test_a_limit_that_binds_is_used_for_two_requests_a_response():
     assert result.stretch > 100
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("law", [LogT(8.0, 0.8), LogT(90.0, 0.2), LogT(600.0, 0.8), LogT(90.0, 0.5, 3.0)])
+def test_the_first_batch_of_a_class_is_polled_by_the_tiers_to_its_end(law, seed):
+    """What its quick responses teach is not turned on its slow ones: none costs more than by the tiers."""
+    durations = drawn(300, law, seed)
+    learned, tiers = (run(policy, durations, law, timeout=1e6) for policy in ("learned", "tiers"))
+
+    assert learned == tiers
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_unknown_class_under_a_limit_that_binds_takes_little_more_than_two_requests(seed):
+    """What is submitted before anything has settled profits from the longest response known so far."""
+    durations = drawn(3_000, seed=seed)
+    limit = Limit(per_minute=250, at_once=50)
+    learned, tiers = (run(policy, durations, limit=limit, timeout=1e6) for policy in ("learned", "tiers"))
+
+    assert learned.requests < 2.2 < tiers.requests
+
+
+def test_a_day_that_is_used_up_is_waited_for():
+    """To ask when a request may leave is to take none from the days to come."""
+    result = run("fixed:600", [3_000.0] * 30, limit=Limit(per_day=100), timeout=1e6)
+
+    assert result.responses == 30
+    assert result.requests > 4.0
+    assert result.busiest_day <= 100
+
+
 def test_without_need_nothing_is_stretched():
     """A limit that does not bind changes nothing."""
     free, limited = (
