@@ -14,7 +14,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from kombu.transport import virtual
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from .connections import is_redis
 from .continuation import CANCEL, HIDDEN, POLL, SUBMIT
@@ -115,13 +115,13 @@ class SurvivingConsumer(Consumer):
     A worker ends when its Redis restarts: `Consumer.on_connection_error_after_connected` closes a transport
     that it has collected already, which raises AttributeError while a countdown or prefetched one is held.
     So it does when a message is acknowledged or rejected while its Redis is away, by the same error of a
-    collected transport, and when Redis has no memory left for what a consumer writes: the note of a message
-    that it delivered, the bindings of a queue, the lock of a look for old messages.
+    collected transport, and when Redis refuses what a consumer writes, for want of memory or of replicas: the
+    note of a message that it delivered, the bindings of a queue, the lock of a look for old messages.
     And a greenlet pool never takes back what a killed worker held: its loop (`celery.worker.loops.synloop`)
     gives up after two seconds, and kombu only looks when a BRPOP has run out. And the messages that a worker
     held when its Redis went away stay unacknowledged for the whole visibility timeout: ours, which a second
     delivery does no harm, are put back as soon as there is a connection. So is any message that Redis handed
-    out and had no memory to note: it would be lost.
+    out and then refused to note: it would be lost.
     """
 
     task_consumer: Any  # Celery sets it; missing in the stubs
@@ -136,7 +136,7 @@ class SurvivingConsumer(Consumer):
         self._unnoted: list[Any] = []  # messages
         super().__init__(*args, **options)
         # To kombu it is the fault of a channel, and Celery ends the worker at those.
-        self.connection_errors = (*self.connection_errors, OutOfMemoryError)
+        self.connection_errors = (*self.connection_errors, ResponseError)
         self._loop: Any = self.loop  # type: ignore[has-type]
         self.loop = self._surviving_loop
 
@@ -177,13 +177,13 @@ class SurvivingConsumer(Consumer):
         self._keep_unnoted(channel.qos)
 
     def _keep_unnoted(self, qos: Any) -> None:
-        """Keep a message that Redis handed out and has no memory to note: nobody else has it."""
+        """Keep a message that Redis handed out and refuses to note: nobody else has it."""
         note = qos.append
 
         def append(message: Any, delivery_tag: str) -> None:
             try:
                 note(message, delivery_tag)
-            except OutOfMemoryError:
+            except ResponseError:
                 self._unnoted.append(message)
                 raise
 

@@ -66,9 +66,10 @@ def test_connections_that_are_cut_lose_and_repeat_nothing() -> None:
     assert verdict.good, told(verdict)
 
 
-def test_a_full_server_ends_no_worker_and_loses_no_message() -> None:
-    """No memory for a write, and more messages than a worker takes at once."""
-    verdict = servers.fill(Plan(size=60, workers=1, concurrency=1), rounds=1)
+@pytest.mark.parametrize("setting", servers.REFUSALS)
+def test_a_server_that_refuses_to_write_ends_no_worker_and_loses_no_message(setting: str) -> None:
+    """For want of memory, or of replicas; with more messages than a worker takes at once."""
+    verdict = servers.refuse(Plan(size=60, workers=1, concurrency=1), setting, rounds=1)
 
     assert verdict.good, told(verdict)
 

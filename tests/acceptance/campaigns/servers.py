@@ -16,8 +16,9 @@ from freddy_tasks.emulator import LogNormal
 
 FORGOTTEN = 1.5  # seconds before a crash that an append-only file synced every second may lack, and a margin
 CUTS = 10  # times that all connections are cut
-FILLS = 3  # times that the memory is gone
-FULL = 3.0  # seconds without memory
+REFUSALS = ("maxmemory", "min-replicas-to-write")  # settings that, at 1, have a server refuse to write
+TIMES = 3  # that it refuses them
+REFUSED = 3.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def drop(plan: Plan) -> Verdict:
     return ride("drop", plan, break_it, [])
 
 
-def fill(plan: Plan, rounds: int = FILLS) -> Verdict:
-    """No memory left under `noeviction`: every write is refused for a while."""
+def refuse(plan: Plan, setting: str, rounds: int = TIMES) -> Verdict:
+    """Every write is refused for a while, by one of the `REFUSALS` of a server's settings."""
     outages: list[Outage] = []
 
     def break_it(stage: Stage) -> None:
@@ -71,17 +72,17 @@ def fill(plan: Plan, rounds: int = FILLS) -> Verdict:
             for _ in range(rounds):
                 stage.send(plan.size // 2 // rounds)
                 time.sleep(stage.random.uniform(0.0, 0.5))
-                client.config_set("maxmemory", 1)
+                client.config_set(setting, 1)
                 began = time.time()
-                _note_exits(stage, FULL)
-                client.config_set("maxmemory", 0)
+                _note_exits(stage, REFUSED)
+                client.config_set(setting, 0)
                 outages.append(Outage(began, time.time()))
                 _rest(stage, 1.0)
 
     def none_is_gone(_: Stage, verdict: Verdict, swallowed: list[str]) -> None:
         verdict.lost += [f"{task_id}: its first message" for task_id in swallowed]
 
-    return ride("maxmemory", plan, break_it, outages, check=none_is_gone)
+    return ride(setting, plan, break_it, outages, check=none_is_gone)
 
 
 def ride(
