@@ -163,8 +163,9 @@ class Dispatcher:
             if mark != (self._mark or mark):
                 logger.error(
                     "The state server was emptied, or dropped keys: the responses that waited there are lost "
-                    "and their tasks show their last state. Where that has a response id, freddy-tasks resume "
-                    "TASK_ID goes on. Give the ledger a Redis with `noeviction` and an append-only file."
+                    "and their tasks show their last state. Where that has a response id, `freddy-tasks "
+                    "resume TASK_ID` goes on. Give the ledger a Redis with `noeviction` and an append-only "
+                    "file."
                 )
             self._mark = mark
             self._next_sign = self._monotonic() + SIGN_OF_LIFE

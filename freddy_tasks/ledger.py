@@ -307,6 +307,10 @@ class Ledger:
         answer = self._run("cancel", task_id, int(even_unseen), uuid.uuid4().hex)
         return Phase(answer[1]) if answer[0] == "cancelling" else None
 
+    def fence(self, task_id: str) -> bool:
+        """Let no message of an id that was never seen here make a request; False when it has been seen."""
+        return bool(self._run("fence", task_id)[0] == "fenced")
+
     def revive(self, task_id: str, phase: Phase, timeout: float) -> bool:
         """Take up a suspended job again, as `WAITING` or `QUEUED`, for `timeout` seconds from now.
 
@@ -440,6 +444,7 @@ def _sources() -> dict[str, str]:
         "settle",
         "close",
         "cancel",
+        "fence",
         "revive",
         "rebuild",
         "pop",

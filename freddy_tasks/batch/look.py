@@ -48,15 +48,10 @@ def standings(ledger: Ledger, task_ids: Sequence[str]) -> Iterator[tuple[str, St
         chunk = task_ids[start : start + CHUNK]
         with ledger.redis.pipeline(transaction=False) as pipe:
             for task_id in chunk:
-                pipe.hmget(key_of(ledger, task_id), "phase", "job", "lost")
+                pipe.hmget(f"{ledger.prefix}:job:{task_id}", "phase", "job", "lost")
             found = pipe.execute()
         for task_id, (phase, job, lost) in zip(chunk, found, strict=True):
             yield task_id, _standing(phase, json.loads(job) if job else {}, lost)
-
-
-def key_of(ledger: Ledger, task_id: str) -> str:
-    """Where the ledger keeps what it has of a task."""
-    return f"{ledger.prefix}:job:{task_id}"
 
 
 def _metas(backend: Any, task_ids: Sequence[str]) -> list[Mapping[str, Any] | None]:

@@ -11,12 +11,10 @@ from freddy_tasks.continuation import SUBMIT, context_of
 from freddy_tasks.errors import MessageLost
 from freddy_tasks.ledger import Ledger, Phase
 
-from .look import Standing, key_of
+from .look import Standing
 from .record import FAIL_FAST, Record
 from .register import Entry
 from .tasks import SALVAGE_BATCH, stop
-
-FENCE_TTL = 2 * 86_400  # seconds; as that of any id in the ledger that is only a fence
 
 
 def end_prompt(app: Celery, ledger: Ledger, record: Record, entry: Entry, index: int, seen: Standing) -> None:
@@ -25,7 +23,7 @@ def end_prompt(app: Celery, ledger: Ledger, record: Record, entry: Entry, index:
     `seen` is where the ledger had it; one that was begun or cancelled since is left alone.
     """
     task_id = record.task_id(index)
-    if seen.phase is None and not _fence(ledger, task_id):
+    if seen.phase is None and not ledger.fence(task_id):
         return
     context = context_of(
         task_id, {"group_id": record.group_id, "group_index": index, "chord": dict(entry.body)}
@@ -57,18 +55,3 @@ def publish_end(app: Celery, record: Record, entry: Entry, task_id: str) -> None
         signature: Any = maybe_signature(errback, app=app)
         if signature.task == SALVAGE_BATCH:
             signature.apply_async((record.body_id,))
-
-
-def _fence(ledger: Ledger, task_id: str) -> bool:
-    """Let no message that turns up after all make a request; False when the ledger has the task already."""
-    key = key_of(ledger, task_id)
-
-    def write(pipe: Any) -> bool:
-        if pipe.exists(key):
-            return False
-        pipe.multi()
-        pipe.hset(key, mapping={"phase": Phase.CANCELLED, "generation": 0, "holder": "", "lost": "1"})
-        pipe.expire(key, FENCE_TTL)
-        return True
-
-    return bool(ledger.redis.transaction(write, key, value_from_callable=True))

@@ -162,7 +162,7 @@ def test_a_batch_ends_without_the_prompt_whose_message_was_lost(
     again = batch.retry_failed(group_options={})
     assert [item.output_text for item in again.get(DEADLINE).items] == ["About prompt 1"]
     assert shop.api.counts.posts == 4
-    assert len(shop.witness.calls_of("note")) == 2  # one for each batch
+    wait_for(lambda: len(shop.witness.calls_of("note")) == 2)  # one for each batch
 
 
 def test_a_lost_message_is_the_failure_that_ends_a_batch_at_once(
