@@ -14,7 +14,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from celery import Celery
@@ -48,6 +48,14 @@ def waits(app: Celery, api: Emulator, lane: str, count: int) -> Iterator[Wait]:
         answered = time.time() - began
         created = next(job.created_at for job in api.jobs() if job.id == answer["id"])
         yield Wait(created - began, answered)
+
+
+def wait_while_it_grows(length: Callable[[], int]) -> None:
+    """Return when a line has not become longer for two seconds."""
+    before, now = -1, length()
+    while now > before:
+        time.sleep(2.0)
+        before, now = now, length()
 
 
 def report(when: str, lane: str, measured: list[Wait]) -> str:
@@ -84,8 +92,7 @@ def main() -> None:
             for lane in LANES:
                 measured = list(waits(app, api, lane, given.count))
                 print(report("the batch is in the queue", lane, measured), flush=True)
-            while ledger.redis.zcard(f"{ledger.prefix}:ready:submit") < 0.9 * plan.size:
-                time.sleep(1.0)
+            wait_while_it_grows(lambda: ledger.redis.zcard(f"{ledger.prefix}:ready:submit"))
             for lane in LANES:
                 measured = list(waits(app, api, lane, given.count))
                 print(report("the batch is in line", lane, measured), flush=True)
