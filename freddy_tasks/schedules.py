@@ -16,7 +16,7 @@ FLOOR = 0.5
 CEILING = 86_400.0
 """Longest pause between two looks, s: a response is kept for a day."""
 
-MAX_STRETCH = 2_500.0
+MAX_STRETCH = 1_600.0
 """Largest factor by which a binding budget may raise the price of a poll; pauses grow by its root."""
 
 JITTER = 0.05
