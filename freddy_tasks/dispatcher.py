@@ -13,7 +13,8 @@ from celery import Celery
 from redis.exceptions import RedisError
 
 from .continuation import CANCEL, GENERATION_HEADER, POLL, SUBMIT, publish
-from .ledger import Hop, Ledger, Phase
+from .ledger import Ledger
+from .records import Hop, Phase
 from .runtime import Runtime
 from .schedules import next_stretch
 

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from .continuation import context_of
 from .errors import FreddyError, error_class
-from .ledger import Held
 from .models import Job, Status
+from .records import Held
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,11 @@ from . import answers, eager, handover, polling
 from .continuation import generation_of, options_of
 from .errors import LedgerLost
 from .handover import Parked
-from .ledger import Fenced, Gone, Held, Ledger, LinedUp, Phase, Unsent
-from .ledger import Parked as ParkedRecord
+from .ledger import Ledger
 from .models import CallFailed, FailureKind, Job, Reply, Request, Response, Status
 from .polling import After, Cancelled, Complete, Decision, Fail, PollAgain, SubmitAgain
+from .records import Fenced, Gone, Held, LinedUp, Phase, Unsent
+from .records import Parked as ParkedRecord
 from .runtime import Runtime, runtime_of
 
 logger = logging.getLogger(__name__)

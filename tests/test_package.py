@@ -18,7 +18,7 @@ import freddy_tasks
 ROOT = Path(__file__).parents[1]
 NAME = "freddy_tasks"
 
-VALUES = {"errors", "models"}
+VALUES = {"errors", "models", "records"}
 PURE = {
     *("answers", "hazards", "hints", "learning", "optimum", "outcomes", "polling", "redaction", "refusals"),
     *("retries", "schedules", "simulation", "wire"),
@@ -37,7 +37,7 @@ LONG = {
     "batch.handle": "one class that a user holds: what a batch can be asked for",
     "emulator.service": "one class: the remote service, request by request",
     "learning": "the estimator and the schedule that asks it share every formula",
-    "ledger": "one class with a method a script, and the values they answer with",
+    "ledger": "one class with a method a script",
     "polling": "every decision side by side: a rule is checked against its neighbours",
     "refusals": "one table of refusals, row by row with where it was seen",
     "responses": "every exit of a hop in one file: races are found by reading it from end to end",

@@ -10,8 +10,9 @@ from typing import Any
 from celery import states
 from celery.backends.redis import RedisBackend
 
-from freddy_tasks.ledger import Ledger, Phase
+from freddy_tasks.ledger import Ledger
 from freddy_tasks.models import Status
+from freddy_tasks.records import Phase
 
 CHUNK = 200  # tasks a round trip: of those that have ended, it brings the whole answers
 UNBEGUN = frozenset({None, Phase.CANCELLED})  # a message has yet to reach a worker, if only to end there

@@ -9,7 +9,8 @@ from celery.canvas import maybe_signature
 
 from freddy_tasks.continuation import SUBMIT, context_of
 from freddy_tasks.errors import MessageLost
-from freddy_tasks.ledger import Ledger, Phase
+from freddy_tasks.ledger import Ledger
+from freddy_tasks.records import Phase
 
 from .look import Standing
 from .record import FAIL_FAST, Record

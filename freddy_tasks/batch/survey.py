@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from celery import Celery
 
-from freddy_tasks.ledger import RECORD_TTL, Phase
+from freddy_tasks.ledger import RECORD_TTL
 from freddy_tasks.models import Status
+from freddy_tasks.records import Phase
 from freddy_tasks.runtime import runtime_of
 
 from . import look, record

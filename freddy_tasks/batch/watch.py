@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from freddy_tasks.errors import InvalidRequest
-from freddy_tasks.ledger import Phase
+from freddy_tasks.records import Phase
 from freddy_tasks.runtime import Runtime, runtime_of
 from freddy_tasks.worker import DispatcherStep
 

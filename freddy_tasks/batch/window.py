@@ -15,7 +15,8 @@ from kombu.exceptions import ChannelError
 
 from freddy_tasks.continuation import HIDDEN, SUBMIT, yielding
 from freddy_tasks.errors import OutcomeUnknown
-from freddy_tasks.ledger import Ledger, Phase
+from freddy_tasks.ledger import Ledger
+from freddy_tasks.records import Phase
 
 from . import look
 from .checkpoint import Checkpoint

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import click
 
-from freddy_tasks.ledger import Ledger, Phase, Record
+from freddy_tasks.ledger import Ledger
+from freddy_tasks.records import Phase, Record
 
 from .apps import app_option, load_app, runtime_for
 from .exits import DONE, FAILED

@@ -11,7 +11,8 @@ import click
 from celery import Celery, states
 
 from freddy_tasks.errors import FreddyError, from_result
-from freddy_tasks.ledger import Ledger, Phase, Record
+from freddy_tasks.ledger import Ledger
+from freddy_tasks.records import Phase, Record
 
 from .apps import app_option, load_app, runtime_for
 from .exits import DONE, FAILED

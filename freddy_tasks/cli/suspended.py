@@ -10,8 +10,9 @@ from celery import Celery, states
 
 from freddy_tasks.continuation import SUBMIT
 from freddy_tasks.errors import LedgerLost, from_result
-from freddy_tasks.ledger import Ledger, Phase, Record
+from freddy_tasks.ledger import Ledger
 from freddy_tasks.models import Job
+from freddy_tasks.records import Phase, Record
 
 LOCK_TIMEOUT = 30.0  # seconds
 

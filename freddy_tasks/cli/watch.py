@@ -12,7 +12,8 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from freddy_tasks.errors import FreddyError, ResponseTimeout, from_result
-from freddy_tasks.ledger import ADMISSION_TIMEOUT, Ledger, Phase
+from freddy_tasks.ledger import ADMISSION_TIMEOUT, Ledger
+from freddy_tasks.records import Phase
 
 MARGIN = 120.0  # seconds past a deadline: two leases, so that a lost last poll has come back
 

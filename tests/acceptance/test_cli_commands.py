@@ -23,7 +23,8 @@ from freddy_tasks import processes
 from freddy_tasks.continuation import SUBMIT
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Constant, Emulator, Options
-from freddy_tasks.ledger import Ledger, Phase
+from freddy_tasks.ledger import Ledger
+from freddy_tasks.records import Phase
 from freddy_tasks.runtime import build
 from freddy_tasks.settings import Settings
 

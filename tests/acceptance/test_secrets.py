@@ -34,8 +34,9 @@ from freddy_tasks.batch.tasks import COLLECT_BATCH
 from freddy_tasks.continuation import GENERATION_HEADER, HIDDEN, POLL, SUBMIT, publish
 from freddy_tasks.emulator import Constant, Emulator, Options
 from freddy_tasks.errors import ConfigurationError
-from freddy_tasks.ledger import RECORD_TTL, Held, Hop, Phase
+from freddy_tasks.ledger import RECORD_TTL
 from freddy_tasks.models import Job, Request, ResponseResult
+from freddy_tasks.records import Held, Hop, Phase
 from freddy_tasks.redaction import ECHO, LEAST
 from freddy_tasks.runtime import build
 from freddy_tasks.settings import Settings, load_settings

@@ -16,7 +16,7 @@ from redis import Redis
 
 from freddy_tasks import OutcomeUnknown, cancel_response, process_ai_response
 from freddy_tasks.emulator import Emulator
-from freddy_tasks.ledger import Phase
+from freddy_tasks.records import Phase
 from freddy_tasks.runtime import build, use
 from freddy_tasks.settings import Settings
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from freddy_tasks.continuation import SUBMIT
 from freddy_tasks.dispatcher import message_of
 from freddy_tasks.emulator import Emulator
-from freddy_tasks.ledger import Phase
+from freddy_tasks.records import Phase
 from freddy_tasks.runtime import Runtime, build, use
 from freddy_tasks.settings import Settings
 

@@ -32,7 +32,7 @@ from freddy_tasks.batch.tasks import COLLECT_BATCH, SALVAGE_BATCH
 from freddy_tasks.batch.watch import LOOKS, MEMORY, Watch, WatchStep
 from freddy_tasks.continuation import SUBMIT
 from freddy_tasks.embedded import EmbeddedServer
-from freddy_tasks.ledger import Phase
+from freddy_tasks.records import Phase
 
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
 ENDLESS = "Wait {} [emulate: duration=600]"

@@ -6,8 +6,9 @@ import pytest
 import redis
 
 from freddy_tasks.budget import Budget
-from freddy_tasks.ledger import Held, Ledger, LinedUp, Phase
+from freddy_tasks.ledger import Ledger
 from freddy_tasks.models import Job, Lane
+from freddy_tasks.records import Held, LinedUp, Phase
 
 PER_MINUTE, BURST = 600, 605
 

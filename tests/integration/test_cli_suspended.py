@@ -8,7 +8,7 @@ from shop import Shop, answer_of, wait_for
 
 from freddy_tasks import LedgerLost, process_ai_response
 from freddy_tasks.cli.suspended import forgotten, rebuild, resumables, revive, unknown_outcomes
-from freddy_tasks.ledger import Phase
+from freddy_tasks.records import Phase
 
 LONG = "whales [emulate: duration=1000]"
 

@@ -9,8 +9,9 @@ import redis
 
 from freddy_tasks.budget import Budget
 from freddy_tasks.experience import Experience
-from freddy_tasks.ledger import LINE_PATIENCE, Held, Ledger
+from freddy_tasks.ledger import LINE_PATIENCE, Ledger
 from freddy_tasks.models import Job, Lane, Response, Status
+from freddy_tasks.records import Held
 from freddy_tasks.schedules import Tiers, Wait
 
 TIERS = Tiers()

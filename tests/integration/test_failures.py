@@ -15,7 +15,7 @@ from shop import Shop, answer_of, wait_for
 
 import freddy_tasks
 from freddy_tasks import FreddyError, InvalidRequest, ResponseFailed, process_ai_response
-from freddy_tasks.ledger import Phase
+from freddy_tasks.records import Phase
 
 FAILING = "Fail [emulate: status=failed code=model_error message=No_luck]"
 INFO = {"response_id": "resp_1", "status": "failed", "code": "model_error", "http_status": 200}

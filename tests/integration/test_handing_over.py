@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as ServerAway
 from shop import Shop, answer_of, wait_for
 
 from freddy_tasks import process_ai_response
-from freddy_tasks.ledger import Phase
+from freddy_tasks.records import Phase
 from freddy_tasks.runtime import use
 
 PROMPTS = ("whales", "otters")

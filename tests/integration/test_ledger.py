@@ -12,8 +12,9 @@ from redis.connection import AbstractConnection
 from redis.retry import Retry
 
 from freddy_tasks.budget import Budget
-from freddy_tasks.ledger import Fenced, Gone, Held, Ledger, LinedUp, Parked, Phase, Popped
+from freddy_tasks.ledger import Ledger
 from freddy_tasks.models import Job, Lane
+from freddy_tasks.records import Fenced, Gone, Held, LinedUp, Parked, Phase, Popped
 
 UNLIMITED = Budget.of("key", 0, 0, 0)
 

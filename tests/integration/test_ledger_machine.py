@@ -26,8 +26,9 @@ from hypothesis.stateful import (
 
 from freddy_tasks.budget import Budget
 from freddy_tasks.embedded import EmbeddedServer
-from freddy_tasks.ledger import RANKS, Fenced, Held, Ledger, LinedUp, Parked, Phase, Unsent
+from freddy_tasks.ledger import RANKS, Ledger
 from freddy_tasks.models import Job, Lane
+from freddy_tasks.records import Fenced, Held, LinedUp, Parked, Phase, Unsent
 
 OPEN = {Phase.QUEUED, Phase.SENT, Phase.WAITING, Phase.SETTLED, Phase.CANCELLING}
 IDS = st.sampled_from(["a", "b", "c", "d"])

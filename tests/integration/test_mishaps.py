@@ -15,7 +15,7 @@ from shop import Shop, answer_of, wait_for
 
 from freddy_tasks import LedgerLost, process_ai_response
 from freddy_tasks.client import Client
-from freddy_tasks.ledger import Phase
+from freddy_tasks.records import Phase
 from freddy_tasks.runtime import Runtime, use
 from freddy_tasks.settings import Settings
 

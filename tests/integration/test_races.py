@@ -21,7 +21,7 @@ from freddy_tasks.continuation import POLL
 from freddy_tasks.dispatcher import Dispatcher
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Constant, Emulator, Options
-from freddy_tasks.ledger import Phase
+from freddy_tasks.records import Phase
 from freddy_tasks.runtime import build, use
 
 

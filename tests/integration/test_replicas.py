@@ -24,8 +24,9 @@ from freddy_tasks.continuation import POLL
 from freddy_tasks.doctor import gathering
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Constant, Emulator, Options
-from freddy_tasks.ledger import Held, Ledger, Phase, Unsent
+from freddy_tasks.ledger import Ledger
 from freddy_tasks.models import Job
+from freddy_tasks.records import Held, Phase, Unsent
 
 LONG = 5.0  # seconds: what waits so long in a test waits for an answer that comes
 

@@ -10,8 +10,9 @@ from pydantic import SecretStr
 
 from freddy_tasks import ConfigurationError, cancel_response
 from freddy_tasks.embedded import EmbeddedServer
-from freddy_tasks.ledger import Ledger, Phase
+from freddy_tasks.ledger import Ledger
 from freddy_tasks.models import Job
+from freddy_tasks.records import Phase
 from freddy_tasks.runtime import build, ledger_of, runtime_of, use
 from freddy_tasks.settings import Settings
 

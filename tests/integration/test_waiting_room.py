@@ -15,7 +15,7 @@ from shop import Shop, answer_of, wait_for
 
 from freddy_tasks import cancel_response, process_ai_response
 from freddy_tasks.dispatcher import Dispatcher
-from freddy_tasks.ledger import Phase
+from freddy_tasks.records import Phase
 
 ENDLESS = "Wait {} [emulate: duration=600]"
 

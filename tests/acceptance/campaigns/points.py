@@ -19,8 +19,8 @@ import redis
 from celery import Celery, signals, states
 
 from freddy_tasks import dispatcher
-from freddy_tasks.ledger import Held, Popped
-from freddy_tasks.ledger import Parked as Waits
+from freddy_tasks.records import Held, Popped
+from freddy_tasks.records import Parked as Waits
 from freddy_tasks.runtime import build, use
 from freddy_tasks.settings import load_settings
 
