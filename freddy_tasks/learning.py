@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from .fitting import SPREADS, likeliest
 from .hazards import Grid, LogT
-from .history import LONGEST, SPREADS, History, likeliest
+from .history import LONGEST, History
 from .optimum import Plan, best_plan, keller_plan, late_share, outlook
 from .schedules import Schedule, Tiers, Wait, bounded, sane_stretch
 

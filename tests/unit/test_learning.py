@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from freddy_tasks.fitting import FREEDOMS, SPREADS, changed_at, fit, likeliest
 from freddy_tasks.hazards import LogT
-from freddy_tasks.history import FREEDOMS, KEPT, SPREADS, YOUNG, History, changed_at, fit, likeliest
+from freddy_tasks.history import KEPT, YOUNG, History
 from freddy_tasks.learning import (
     WARM,
     Capped,
