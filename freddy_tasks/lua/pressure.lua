@@ -1,8 +1,8 @@
 -- How hard the budget binds, for the one dispatcher in a second that is to answer it with a price.
 -- ARGV: least seconds between two answers, seconds for which the word of an app on its own line is believed
 --
--- Apps that share a key have a prefix, and so lines, of their own. The price is one for all: each says in a hash
--- beside the bucket how many of its jobs wait, and the line is the sum. A lane's line are those that go before its
+-- Apps that share a key have a prefix, and so lines, of their own, and pay the same price: each says in a hash
+-- beside the bucket how many of its jobs wait, and the line is the sum. A lane's line is all that goes before its
 -- last: what stands behind takes nothing from it, and makes none of its polls dearer.
 local LINES, patience = KEYS[1] .. ':lines', tonumber(ARGV[7])
 local seen = redis.call('HMGET', KEYS[1], 'priced', 'stretch')

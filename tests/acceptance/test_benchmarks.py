@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.campaign
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -19,6 +23,14 @@ def output_of(script: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_benchmark_of_batches_keeps_to_its_marks() -> None:
+    """Those of lag and memory; a rate of so few says nothing."""
+    output = output_of("batch.py", "--quick")
+
+    for figure in ("no-op tasks in a chord", "bare way", "batch, answers after", "last answer to the chord"):
+        assert figure in output
 
 
 def test_the_benchmark_of_the_plan_counts_what_each_answer_cost() -> None:
