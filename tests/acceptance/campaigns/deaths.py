@@ -75,6 +75,10 @@ def run(plan: Plan, *, resubmit: bool = False, points: Sequence[str] = POINTS) -
 def _die_at(stage: Stage, point: str) -> tuple[Row, list[str]]:
     [worker] = stage.workers
     stage.kill(worker)
+    if not stage.book.open:
+        # What the broker still has are copies for those that have ended: one of them would be what dies here.
+        stage.state.delete("unacked", "unacked_index", "unacked_mutex")
+        stage.desk.control.purge()
     flag = stage.folder / point.replace(" ", "-")
     worker.env = {**(worker.env or {}), "SURVIVE_POINT": point, "SURVIVE_FLAG": str(flag)}
     before = stage.api.counts
