@@ -23,7 +23,7 @@ local function recount_day()
 end
 
 local function load_budget()
-  local state = redis.call('HMGET', KEYS[1], 'tokens', 'updated', 'paused_until', 'slot', 'spent', 'rate', 'stretch')
+  local state = redis.call('HMGET', KEYS[1], 'tokens', 'updated', 'paused_until', 'slot', 'spent', 'rate', 'prices')
   rate = math.min(rate > 0 and rate or math.huge, tonumber(state[6]) or math.huge)
   paused_until = tonumber(state[3]) or 0
   stretch = state[7] or '1 1 1' -- the price of a poll, by lane

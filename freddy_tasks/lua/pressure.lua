@@ -5,7 +5,7 @@
 -- beside the bucket how many of its jobs wait, and the line is the sum. A lane's line is all that goes before its
 -- last: what stands behind takes nothing from it, and makes none of its polls dearer.
 local LINES, patience = KEYS[1] .. ':lines', tonumber(ARGV[7])
-local seen = redis.call('HMGET', KEYS[1], 'priced', 'stretch')
+local seen = redis.call('HMGET', KEYS[1], 'priced', 'prices')
 if rate == math.huge and per_day == 0 and not seen[2] then return {} end
 local own = {}
 for lane = 1, LANES do

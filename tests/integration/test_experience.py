@@ -187,6 +187,22 @@ def test_a_line_makes_no_polls_dearer_but_those_that_stand_behind(state: redis.R
     }
 
 
+def test_an_older_version_on_the_same_key_keeps_a_price_of_its_own(state: redis.Redis, prefix: str) -> None:
+    """One number for all lanes: neither reads what the other has written, while workers are replaced."""
+    ledger = Ledger(state, prefix, Budget.of(prefix, 60, 0, 160))
+    bucket, job = ledger.budget.keys[0], Job(deadline=0, model="m")
+    state.hset(bucket, "stretch", "4")
+    held = ledger.begin("t", job, body={}, options={}, timeout=99, whole=False)
+    told = ledger.pressure()
+    ledger.price(dict.fromkeys(Lane, 2.0))
+
+    assert isinstance(held, Held)
+    assert held.stretch == 1.0
+    assert told is not None
+    assert told.stretch == dict.fromkeys(Lane, 1.0)
+    assert state.hget(bucket, "stretch") == "4"
+
+
 def test_without_limits_there_is_no_pressure(state: redis.Redis, prefix: str) -> None:
     """Nothing to price."""
     assert Ledger(state, prefix, Budget.of(prefix, 0, 0, 0)).pressure() is None
