@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def forgotten(
     With a `response_id` it need not. A task that has another outcome than `LedgerLost` is not lost.
     """
     given = {"response_id": response_id} if response_id else {}
-    unknown = (task_id for task_id in task_ids if ledger.record(task_id) is None)
+    unknown = (task_id for task_id in dict.fromkeys(task_ids) if ledger.record(task_id) is None)
     shown = ((task_id, shown_facts(*_meta(app, task_id))) for task_id in unknown)
     known = ((task_id, {**facts, **given}) for task_id, facts in shown if facts is not None)
     return [_recalled(ledger, task_id, facts) for task_id, facts in known if facts.get("response_id")]
@@ -86,7 +87,7 @@ def revive(app: Celery, ledger: Ledger, task_id: str, phase: Phase, timeout: flo
         record = ledger.record(task_id)
         if record is None or record.phase is not Phase.SUSPENDED:
             return False
-        app.backend.forget(task_id)
+        _forget(app, task_id)
         return ledger.revive(task_id, phase, timeout)
 
 
@@ -106,7 +107,7 @@ def rebuild(app: Celery, ledger: Ledger, record: Record, timeout: float) -> bool
         if record.job is None or ledger.record(record.task_id) is not None:
             return False
         # It may show a failure, which a worker would take for the last word; and nobody else has the id.
-        app.backend.forget(record.task_id)
+        _forget(app, record.task_id)
         app.backend.store_result(record.task_id, {"response_id": record.job.response_id}, "QUEUED")
         return ledger.rebuild(record.task_id, record.job, options=options, timeout=timeout)
 
@@ -116,6 +117,11 @@ def _meta(app: Celery, task_id: str) -> tuple[str, Any]:
         return app.backend.get_state(task_id), app.backend.get_result(task_id)
     except NotImplementedError:  # an app without a result backend
         return states.PENDING, None
+
+
+def _forget(app: Celery, task_id: str) -> None:
+    with contextlib.suppress(NotImplementedError):  # an app without a result backend: there is nothing
+        app.backend.forget(task_id)
 
 
 def _recalled(ledger: Ledger, task_id: str, facts: Mapping[str, Any]) -> Record:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from celery import chord
+from celery import Celery, chord
+from hops import stage_of
 from shop import Shop, answer_of, wait_for
 
 from freddy_tasks import LedgerLost, process_ai_response
 from freddy_tasks.cli.suspended import forgotten, rebuild, resumables, revive, unknown_outcomes
+from freddy_tasks.embedded import EmbeddedServer
+from freddy_tasks.emulator import Emulator
 from freddy_tasks.records import Phase
 
 LONG = "whales [emulate: duration=1000]"
@@ -88,3 +91,28 @@ def test_what_has_ended_is_not_forgotten(shop: Shop) -> None:
     lose(shop, result.id, its_alarm=True)
 
     assert forgotten(shop.app, ledger, [result.id]) == []
+
+
+def test_an_app_without_a_result_backend_resumes_too(valkey: EmbeddedServer, api: Emulator) -> None:
+    """What was suspended, and what the ledger has lost and only a log names; an id given twice is one."""
+    api.reset()
+    app = Celery("bare", broker=f"{valkey.url}?virtual_host=2", backend="disabled://", set_as_current=False)
+    app.loader.import_default_modules()
+    app.finalize()
+    stage = stage_of(app, api, valkey.url)
+    ledger = stage.runtime.ledger
+    stage.submit("t", LONG)
+    api.set_faults(["401@method=GET@times=1"])
+    stage.deliver(stage.next("t"))
+    suspended = stage.phase("t")
+    revived = revive(app, ledger, "t", Phase.WAITING, 60.0)
+    ledger.redis.delete(f"{ledger.prefix}:job:t")
+    (record,) = forgotten(app, ledger, ["t", "t"], api.jobs()[0].id)
+    rebuilt = rebuild(app, ledger, record, 60.0)
+    api.clock.advance(1_000.0)
+    stage.deliver(stage.next("t"))
+
+    assert suspended is Phase.SUSPENDED
+    assert (revived, rebuilt) == (True, True)
+    assert stage.phase("t") is Phase.CLOSED
+    assert api.counts.posts == 1
