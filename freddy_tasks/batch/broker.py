@@ -22,7 +22,7 @@ def queue_of(app: Celery, name: str, options: Mapping[str, Any]) -> str | None:
     router: Any = app.amqp.router
     if not all(isinstance(route, MapRoute) for route in router.routes):
         return None
-    task = app.tasks[name]
+    task = app.tasks.get(name)
     own = {option: getattr(task, option, None) for option in ("queue", "exchange", "routing_key")}
     chosen = {option: value for option, value in {**own, **options}.items() if value is not None}
     route = router.route(chosen, name)

@@ -64,6 +64,19 @@ def queues_of(call: Call) -> tuple[str, ...] | None:
     return None if None in names else tuple(sorted(filter(None, names)))
 
 
+def addressed(body: Signature[Any]) -> Signature[Any]:
+    """The body with the queues in it that this app sends it, and its errbacks, to.
+
+    Workers of another app, which routes otherwise, may be the ones that publish it.
+    """
+    app, copy = response_tasks.process_ai_response.app, body.clone()
+    for signature in (copy, *(copy.options.get("link_error") or ())):
+        route = {name: signature["options"][name] for name in _ROUTE if name in signature["options"]}
+        if queue := queue_of(app, signature["task"], route):
+            signature["options"]["queue"] = queue
+    return copy
+
+
 def publish(call: Call, kept: Record, body: Signature[Any]) -> Any:
     """Publish the chord; in eager mode, run it."""
     members = _members(call, kept, kept.on_error == FAIL_FAST)

@@ -22,7 +22,7 @@ from freddy_tasks.ledger import Ledger
 from freddy_tasks.runtime import runtime_of
 
 from . import look, plan, record
-from .canvas import Call, body_of, check, publish, queues_of
+from .canvas import Call, addressed, body_of, check, publish, queues_of
 from .items import Written, fingerprint, ids_of, read_items
 from .progress import Progress, seconds_left
 from .record import COLLECT, FAIL_FAST, OnError, Record
@@ -221,7 +221,7 @@ class Batch:
         try:
             publish(call, kept, body)
             # Not before: what is not published yet would look as if it were lost.
-            Register(app, ledger).enter(Entry(kept.id, body, queues_of(call)))
+            Register(app, ledger).enter(Entry(kept.id, addressed(body), queues_of(call)))
         except BaseException:
             _take_back(ledger, kept)
             raise

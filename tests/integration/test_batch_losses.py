@@ -113,8 +113,9 @@ def is_open(shop: Shop, batch: Batch) -> bool:
 
 def running(shop: Shop) -> list[dict[str, Any]]:
     """What the worker has in hand."""
-    inspect = shop.app.control.inspect(limit=1)
-    return [task for tasks in (inspect.active() or {}).values() for task in tasks]
+    replies = shop.app.control.inspect(timeout=DEADLINE, limit=1).active()
+    assert replies, "the worker was too slow to say"
+    return [task for tasks in replies.values() for task in tasks]
 
 
 @contextmanager
@@ -497,6 +498,28 @@ def test_apps_that_keep_their_results_apart_watch_over_their_own(shop: Shop, lat
     batch = process_batch(["ants"], group_options=late.options)
 
     assert batch.id not in Register(other, shop.runtime.ledger).open_ids()
+
+
+@pytest.mark.parametrize(
+    ("on_error", "name", "called"),
+    [("collect", SUBMIT, "note"), ("collect", COLLECT_BATCH, "note"), ("fail_fast", SUBMIT, "complain")],
+)
+def test_a_worker_of_an_app_that_routes_otherwise_ends_a_batch(
+    shop: Shop, watch: Watch, on_error: str, name: str, called: str
+) -> None:
+    """Its own queue has nobody who knows the callback: what it publishes goes where the batch's app reads."""
+    url = shop.app.conf.broker_url
+    other = Celery("other", broker=url, backend=url, include=["freddy_tasks.tasks"], set_as_current=False)
+    other.conf.task_default_queue = "others"
+    other.loader.import_default_modules()
+    other.finalize()
+    with losing(name) as lost:
+        process_batch(["ants"], on_error=on_error, callback=shop.note.s(), errback=shop.complain.s())
+        wait_for(lambda: lost and not running(shop))
+    look(Watch(other, shop.runtime, every=60.0))
+
+    assert len(wait_for(lambda: shop.witness.calls_of(called))) == 1
+    assert shop.runtime.ledger.redis.llen("others") == 0
 
 
 def test_a_watch_joins_every_worker(shop: Shop) -> None:
