@@ -342,7 +342,7 @@ def _write_id(runtime: Runtime, held: Held, job: Job, delay: float) -> ParkedRec
             held.task_id,
             held.task_id,
         )
-    if is_recorded and isinstance(parked, Fenced):
+    if is_recorded and isinstance(parked, Fenced) and parked.phase is not None:
         raise Ignore  # it went on while the replicas were waited for
     return parked
 

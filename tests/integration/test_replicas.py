@@ -17,7 +17,7 @@ from logs import logged
 from nodes import Sentinel, Valkey, free_port
 from shop import wait_for
 
-from freddy_tasks import OutcomeUnknown, replicas
+from freddy_tasks import LedgerLost, OutcomeUnknown, replicas
 from freddy_tasks.budget import Budget
 from freddy_tasks.connections import StateServer, connect
 from freddy_tasks.continuation import POLL
@@ -271,6 +271,19 @@ def test_an_answer_that_comes_while_replicas_are_waited_for_ends_the_task(stage:
 
     assert stage.state("t") == "SUCCESS"
     assert stage.phase("t") is Phase.CLOSED
+
+
+def test_a_record_that_is_lost_while_replicas_are_waited_for_ends_the_task(stage: Stage, pair: Pair) -> None:
+    """Nobody else would look for it; its error has the id to go on with."""
+    ledger = stage.runtime.ledger
+    stage.client.then = pair.cut_off
+    on_sleep(stage, lambda _: ledger.redis.delete(f"{ledger.prefix}:job:t"))
+    stage.submit("t")
+    (response,) = stage.api.jobs()
+    error = stage.app.AsyncResult("t").result
+
+    assert isinstance(error, LedgerLost)
+    assert error.response_id == response.id
 
 
 @pytest.mark.parametrize(("wanted", "asked"), [(0, 0), (1, 2)])
