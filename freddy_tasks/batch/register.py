@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,9 @@ class Register:
 
     def __init__(self, app: Celery, ledger: Ledger) -> None:
         # Apps on one broker share its ledger, but a watch must find the results of what it watches.
-        place = hashlib.sha256(app.backend.as_uri().encode()).hexdigest()[:8]
+        # Callers may log in there as another user than workers.
+        place = re.sub("(?<=//)[^/@]*@", "", app.backend.as_uri())
+        place = hashlib.sha256(place.encode()).hexdigest()[:8]
         self.key = f"{ledger.prefix}:batches:{place}"
         self._redis = ledger.redis
 

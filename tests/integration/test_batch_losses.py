@@ -500,6 +500,14 @@ def test_apps_that_keep_their_results_apart_watch_over_their_own(shop: Shop, lat
     assert batch.id not in Register(other, shop.runtime.ledger).open_ids()
 
 
+def test_callers_and_workers_may_be_different_users_of_a_result_backend(shop: Shop) -> None:
+    """What the one puts on the register, the other watches over and strikes off."""
+    logins = ["", "web:one@", "workers:two@", ":three@"]
+    apps = [Celery("shop", backend=f"redis://{login}results/1", set_as_current=False) for login in logins]
+
+    assert len({Register(app, shop.runtime.ledger).key for app in apps}) == 1
+
+
 @pytest.mark.parametrize(
     ("on_error", "name", "called"),
     [("collect", SUBMIT, "note"), ("collect", COLLECT_BATCH, "note"), ("fail_fast", SUBMIT, "complain")],
