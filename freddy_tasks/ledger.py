@@ -21,7 +21,7 @@ from .records import Fenced, Gone, Held, Hop, LinedUp, Parked, Phase, Popped, Pr
 from .replicas import Replicas
 
 RECORD_TTL = 3 * 86_400  # past the API's retention of 24 hours, and a queue of a day before it
-ADMISSION_TIMEOUT = 86_400.0  # longest wait for one of the plan's requests, in seconds
+ADMISSION_TIMEOUT = 7 * 86_400.0  # longest wait for one of the plan's requests, in seconds
 DISPATCHER_TTL = 30  # seconds
 PRICE_INTERVAL = 0.9  # seconds, under the dispatchers' own second
 LINE_PATIENCE = 10  # seconds for which an app's word on the length of its line is believed
@@ -191,6 +191,13 @@ class Ledger:
         answer = self._run("cancel", task_id, int(even_unseen), uuid.uuid4().hex)
         return Phase(answer[1]) if answer[0] == "cancelling" else None
 
+    def hand_back(self, task_id: str, generation: int) -> bool:
+        """End the lease of a hop that its worker will not carry out, or has killed; False where it has none.
+
+        Nor for a submit on its way. The next hop has a new generation: the old one, if it lives, cannot act.
+        """
+        return bool(self._run("hand_back", task_id, generation)[0] == "handed_back")
+
     def fence(self, task_id: str) -> bool:
         """Let no message of an id that was never seen here make a request; False when it has been seen."""
         return bool(self._run("fence", task_id)[0] == "fenced")
@@ -328,6 +335,7 @@ def _sources() -> dict[str, str]:
         "settle",
         "close",
         "cancel",
+        "hand_back",
         "fence",
         "revive",
         "rebuild",

@@ -23,7 +23,7 @@ from .doctor import examine_worker
 from .errors import ConfigurationError
 from .handover import Parked
 from .models import Lane
-from .runtime import runtime_of
+from .runtime import ledger_of, runtime_of
 
 logger = logging.getLogger(__name__)
 pool_logger = logging.getLogger("celery.pool")
@@ -53,6 +53,22 @@ class HopRequest(Request):
         super().send_event(type, **fields)
         if type == "task-succeeded" and self.type == CANCEL and self.eventer and self.eventer.enabled:
             self.eventer.send("task-cancelled", uuid=self.args[0], result="cancelled")
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Kill it in a cold shutdown; its message goes back to the broker, but nobody may act on it again."""
+        super().cancel(pool, signal, emit_retry)
+        self.hand_back()
+
+    def hand_back(self) -> None:
+        """Let another worker look at the response at once, and not when the lease of this hop has run out."""
+        if self.type != POLL:
+            return
+        try:
+            ledger_of(self.task.app).hand_back(self.id, self.args[0])
+        except RedisError as error:
+            logger.warning(
+                "State server away; task %s comes back by its lease: %s", self.id, type(error).__name__
+            )
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """A hop that ended: parked, failed, or ignored."""
@@ -91,6 +107,7 @@ class DispatcherStep(bootsteps.StartStopStep):
         pool_logger.addFilter(_without_arguments)
         self.dispatcher = Dispatcher(parent.app, runtime, parent.hostname, _revoked)
         signals.task_revoked.connect(self._on_revoked, weak=False, dispatch_uid=self._uid)
+        signals.worker_shutting_down.connect(_hand_back, dispatch_uid="freddy_tasks.hand_back")
         self.dispatcher.start()
         examine_worker(parent.app, runtime, parent.pool_cls.__module__, parent.consumer_cls)
 
@@ -229,6 +246,13 @@ def _without_arguments(record: logging.LogRecord) -> bool:
 def _iso(moment: float | None) -> str | None:
     """As Celery spells the `eta` of an event."""
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+
+
+def _hand_back(**_: Any) -> None:
+    """Celery gives back what a worker has taken and not begun only when it has stopped, seconds later."""
+    for request in state.reserved_requests - state.active_requests:
+        if isinstance(request, HopRequest):
+            request.hand_back()
 
 
 def _revoked() -> Iterable[str]:

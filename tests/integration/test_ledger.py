@@ -125,6 +125,33 @@ def test_an_unclaimed_hop_waits_twice_as_long_each_time(state: redis.Redis, pref
     assert waits == [pytest.approx(60, abs=2), pytest.approx(120, abs=2), pytest.approx(240, abs=2)]
 
 
+@pytest.mark.parametrize("is_claimed", [False, True], ids=["taken", "killed"])
+def test_a_hop_that_is_handed_back_goes_to_another_worker_at_once(ledger: Ledger, is_claimed: bool) -> None:
+    """Its own worker, should it go on after all, can write nothing."""
+    waiting(ledger)
+    _, task_id, generation = pop_one(ledger)
+    held = ledger.claim(task_id, generation) if is_claimed else None
+    handed_back = [ledger.hand_back(task_id, generation + 1), ledger.hand_back(task_id, generation)]
+    (hop,) = ledger.pop().hops
+
+    assert handed_back == [False, True]
+    assert (hop.task_id, hop.generation, hop.recovered) == (task_id, generation + 1, True)
+    assert isinstance(ledger.claim(task_id, generation), Fenced)
+    if isinstance(held, Held):
+        assert isinstance(ledger.park(held, Phase.WAITING, held.job, 1.0), Fenced)
+
+
+def test_a_submit_on_its_way_and_a_job_that_waits_are_not_handed_back(ledger: Ledger) -> None:
+    """The one may still arrive, the other has no hop."""
+    begin(ledger)
+    sent = ledger.hand_back("t1", 1)
+    waiting(ledger, "t2", delay=60.0)
+
+    assert not sent
+    assert not ledger.hand_back("t2", 1)
+    assert ledger.pop().hops == ()
+
+
 def test_an_outcome_is_kept_until_celery_has_it(ledger: Ledger, state: redis.Redis) -> None:
     """A settled job hands out its outcome again until it is closed."""
     waiting(ledger)
