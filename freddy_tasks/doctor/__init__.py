@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from freddy_tasks.client import Client
 from freddy_tasks.connections import connect, state_server
 from freddy_tasks.errors import ConfigurationError
-from freddy_tasks.ledger import ADMISSION_TIMEOUT, Ledger
+from freddy_tasks.ledger import Ledger
 from freddy_tasks.runtime import Runtime, open_ledger
 from freddy_tasks.settings import Settings
 
@@ -32,6 +32,7 @@ __all__ = ["Finding", "Severity", "examine", "examine_worker", "has_errors"]
 
 logger = logging.getLogger(__name__)
 
+PLAN_DAY = 86_400.0  # seconds: once the day's requests are spent, the next answer may be as far away as that
 LEVELS = {Severity.ERROR: logging.ERROR, Severity.WARNING: logging.WARNING, Severity.ADVICE: logging.INFO}
 
 
@@ -93,7 +94,7 @@ def _judge_app(facts: AppFacts, settings: Settings) -> list[Finding]:
         facts,
         reply=settings.connect_timeout + settings.reply_timeout,
         lease=settings.lease,
-        longest=ADMISSION_TIMEOUT + settings.timeout,
+        longest=PLAN_DAY + settings.timeout,
         timeout=settings.timeout,
     )
 

@@ -57,7 +57,7 @@ def judge_app(
     """Every check of an app.
 
     Seconds: `reply` is the most that one call takes, `timeout` the longest wait for an answer, `longest` that
-    and the longest wait for one of the plan's requests before it.
+    of one after another, when the day's requests are spent.
     """
     found = [
         judge_versions(facts.celery, facts.redis_py),
@@ -185,8 +185,8 @@ def _chord_expires(facts: AppFacts, longest: float, timeout: float) -> Finding:
         )
     return warning(
         "chord_expires",
-        f"A chord forgets its members after {_duration(expires)}. An answer may take {_duration(longest)} "
-        "when the plan's requests are short: the body never runs then, and nothing says so.",
+        f"A chord forgets its members after {_duration(expires)}. When the day's requests are spent, an "
+        f"answer may be {_duration(longest)} away: the body never runs then, and nothing says so.",
         remedy,
     )
 

@@ -49,7 +49,8 @@ local function line_up(id, phase, lane, deadline)
   if not redis.call('ZSCORE', line, id) then
     redis.call('ZADD', line, seconds(tonumber(lane) * LANE + now), id)
   end
-  redis.call('EXPIRE', line, ttl)
+  local life = math.ceil(math.max(ttl, deadline - now + ttl))
+  if redis.call('TTL', line) < life then redis.call('EXPIRE', line, life) end
   if wakes_others and redis.call('ZCARD', line) == 1 then redis.call('PUBLISH', WAKE, '') end
   redis.call('HSET', key_of(id), 'holder', '', 'ticket', '0')
   redis.call('ZADD', DUE, seconds(math.max(deadline, now + (phase == 'cancelling' and 60 or 1))), id)

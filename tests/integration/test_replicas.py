@@ -24,7 +24,7 @@ from freddy_tasks.continuation import POLL
 from freddy_tasks.doctor import gathering
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Constant, Emulator, Options
-from freddy_tasks.ledger import Ledger
+from freddy_tasks.ledger import ADMISSION_TIMEOUT, Ledger
 from freddy_tasks.models import Job
 from freddy_tasks.records import Held, Phase, Unsent
 
@@ -318,7 +318,7 @@ def test_what_was_not_sent_costs_no_request_and_no_time(pair: Pair, prefix: str)
     assert unsent.due == pytest.approx(held.now + 1.0, abs=1.0)
     assert record is not None
     assert record.job is not None
-    assert record.job.deadline == pytest.approx(held.now + 86_400.0, abs=1.0)
+    assert record.job.deadline == pytest.approx(held.now + ADMISSION_TIMEOUT, abs=1.0)
     assert float(pair.client.hget(bucket, "tokens") or 0) == pytest.approx(3.0, abs=0.01)
     assert sum(map(int, pair.client.hvals(days))) == 0
 

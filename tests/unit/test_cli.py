@@ -15,6 +15,7 @@ from freddy_tasks.cli.interruption import Interruption
 from freddy_tasks.cli.run import plain
 from freddy_tasks.cli.values import expected, field
 from freddy_tasks.cli.watch import Sight
+from freddy_tasks.ledger import ADMISSION_TIMEOUT
 
 SENT = Sight(1, "t1", 100.0)
 RUNNING = Sight(
@@ -82,7 +83,7 @@ def test_an_outcome_is_expected_until_its_deadline_and_a_margin() -> None:
     """No wait is without an end; a prompt that is lined up for the plan may take a day to be sent."""
     assert RUNNING.latest(10.0) == 620.0
     assert SENT.latest(10.0) == 230.0
-    assert Sight(1, "t1", 100.0, "QUEUED").latest(10.0) == 86_400.0 + 230.0
+    assert Sight(1, "t1", 100.0, "QUEUED").latest(10.0) == ADMISSION_TIMEOUT + 230.0
 
 
 def test_a_signal_that_came_early_stops_what_begins_later() -> None:
