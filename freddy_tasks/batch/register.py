@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
+from celery.backends.redis import RedisBackend
 from kombu.utils.json import dumps, loads
 
 from freddy_tasks.ledger import Ledger
@@ -33,9 +34,7 @@ class Register:
 
     def __init__(self, app: Celery, ledger: Ledger) -> None:
         # Apps on one broker share its ledger, but a watch must find the results of what it watches.
-        # Callers may log in there as another user than workers.
-        place = re.sub("(?<=//)[^/@]*@", "", app.backend.as_uri())
-        place = hashlib.sha256(place.encode()).hexdigest()[:8]
+        place = hashlib.sha256(_place_of(app.backend).encode()).hexdigest()[:8]
         self.key = f"{ledger.prefix}:batches:{place}"
         self._redis = ledger.redis
 
@@ -62,3 +61,14 @@ class Register:
             return None
         plain = loads(kept)
         return Entry(batch_id, plain["body"], None if plain["queues"] is None else tuple(plain["queues"]))
+
+
+def _place_of(backend: Any) -> str:
+    """Where results are kept: callers and workers may spell it in two ways, and log in as different users."""
+    if not isinstance(backend, RedisBackend):
+        return re.sub("(?<=//)[^/@]*@", "", backend.as_uri())
+    chosen: Any = backend.connparams  # type: ignore[attr-defined]  # missing in the stubs
+    servers = [
+        (each.get("host"), each.get("port"), each.get("path")) for each in chosen.get("hosts", [chosen])
+    ]
+    return repr((servers, chosen.get("db"), backend.task_keyprefix))

@@ -500,12 +500,27 @@ def test_apps_that_keep_their_results_apart_watch_over_their_own(shop: Shop, lat
     assert batch.id not in Register(other, shop.runtime.ledger).open_ids()
 
 
-def test_callers_and_workers_may_be_different_users_of_a_result_backend(shop: Shop) -> None:
-    """What the one puts on the register, the other watches over and strikes off."""
-    logins = ["", "web:one@", "workers:two@", ":three@"]
-    apps = [Celery("shop", backend=f"redis://{login}results/1", set_as_current=False) for login in logins]
+@pytest.mark.parametrize(
+    ("urls", "places"),
+    [
+        (["redis://results", "redis://web:one@results:6379/0", "redis://:two@results/"], 1),
+        (["redis://results/0", "redis://results/1", "redis://results:6380/0", "redis://others/0"], 4),
+        (["redis+socket:///run/valkey?virtual_host=0", "redis+socket:///run/valkey?virtual_host=1"], 2),
+        (
+            [
+                "sentinel://one:26379/1;sentinel://two:26379/1",
+                "sentinel://:three@one:26379/1;sentinel://two:26379/1",
+            ],
+            1,
+        ),
+        (["rpc://", "disabled://"], 2),
+    ],
+)
+def test_a_register_is_of_the_place_where_results_are(shop: Shop, urls: list[str], places: int) -> None:
+    """However callers and workers spell it, or log in there."""
+    apps = [Celery("shop", backend=url, set_as_current=False) for url in urls]
 
-    assert len({Register(app, shop.runtime.ledger).key for app in apps}) == 1
+    assert len({Register(app, shop.runtime.ledger).key for app in apps}) == places
 
 
 @pytest.mark.parametrize(
