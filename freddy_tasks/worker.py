@@ -111,6 +111,10 @@ class DispatcherStep(bootsteps.StartStopStep):
         self.dispatcher.start()
         examine_worker(parent.app, runtime, parent.pool_cls.__module__, parent.consumer_cls)
 
+    def close(self, parent: Any) -> None:  # noqa: ARG002  # the bootstep's interface
+        """Hand back what came between the signal and the end of the event loop."""
+        _hand_back()
+
     def stop(self, parent: Any) -> None:  # noqa: ARG002  # the bootstep's interface
         """Stop the dispatcher; what waits is another worker's from here on."""
         if self.dispatcher:
@@ -135,10 +139,10 @@ class SurvivingConsumer(Consumer):
     collected transport, and when Redis refuses what a consumer writes, for want of memory or of replicas: the
     note of a message that it delivered, the bindings of a queue, the lock of a look for old messages.
     And a greenlet pool never takes back what a killed worker held: its loop (`celery.worker.loops.synloop`)
-    gives up after two seconds, and kombu only looks when a BRPOP has run out. And the messages that a worker
-    held when its Redis went away stay unacknowledged for the whole visibility timeout: ours, which a second
-    delivery does no harm, are put back as soon as there is a connection. So is any message that Redis handed
-    out and then refused to note: it would be lost.
+    gives up after two seconds, and kombu only looks when a poll brought nothing, which a BRPOP of one second
+    prevents. And the messages that a worker held when its Redis went away stay unacknowledged for the whole
+    visibility timeout: ours, which a second delivery does no harm, are put back as soon as there is a
+    connection. So is any message that Redis handed out and then refused to note: it would be lost.
     """
 
     task_consumer: Any  # Celery sets it; missing in the stubs
