@@ -12,7 +12,7 @@ from freddy_tasks.records import Phase, Record
 
 from .apps import app_option, load_app, runtime_for
 from .exits import DONE, FAILED
-from .suspended import age, choose, forgotten, rebuild, resumables, revive
+from .suspended import age, choose, forgotten, note_id, rebuild, resumables, revive
 
 
 @click.command(
@@ -30,7 +30,7 @@ from .suspended import age, choose, forgotten, rebuild, resumables, revive
 @click.option(
     "--response-id",
     metavar="ID",
-    help="Id of the response of one lost task, from a worker's log, where nothing else has it.",
+    help="Id of the response of one task, from a worker's log, where nothing else has it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each that is listed.")
 @click.pass_context
@@ -63,6 +63,8 @@ def command(
         raise click.UsageError("A response belongs to one task: give its id.")
     app = load_app(app_name)
     runtime = runtime_for(app)
+    if response_id:
+        note_id(runtime.ledger, task_ids[0], response_id)
     found = resumables(runtime.ledger)
     if not task_ids and not all_:
         _list(found, runtime.ledger, as_json)

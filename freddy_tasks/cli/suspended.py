@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -26,6 +27,15 @@ def unknown_outcomes(ledger: Ledger) -> list[Record]:
 def resumables(ledger: Ledger) -> list[Record]:
     """Those that were accepted by the API and can be asked for again, oldest first."""
     return [record for record in ledger.suspended() if _response_id(record)]
+
+
+def note_id(ledger: Ledger, task_id: str, response_id: str) -> None:
+    """Put an id that only a log has on the record of a prompt that may or may not have been accepted."""
+    record = ledger.record(task_id)
+    if record and record.phase is Phase.SUSPENDED and record.job and not record.job.response_id:
+        now = float(ledger.redis.time()[0])
+        job = replace(record.job, response_id=response_id, submitted_at=record.job.submitted_at or now)
+        ledger.accept(task_id, job, 0.0)
 
 
 def forgotten(

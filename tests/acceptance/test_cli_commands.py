@@ -264,6 +264,23 @@ def test_an_unknown_outcome_is_resubmitted_when_told_so(site: Site, return_excep
     assert site("reconcile", "--list").stdout == ""
 
 
+def test_an_unknown_outcome_whose_id_is_found_goes_on(site: Site) -> None:
+    """Nothing is submitted again: somebody has found the response at the API, or in a log."""
+    site.api.set_faults(["reset_after@method=POST@times=1"])
+    task_id = site.submit()
+    site.until(task_id, Phase.SUSPENDED)
+    (response,) = site.api.jobs()
+    unnamed = site("resume", task_id)
+    resumed = site("resume", task_id, "--response-id", response.id)
+    ended = site.status(site.until(task_id, Phase.CLOSED))
+
+    assert unnamed.returncode == 1
+    assert resumed.returncode == 0
+    assert (ended["state"], ended["response_id"]) == ("SUCCESS", response.id)
+    assert site.api.counts.posts == 1
+    assert site("reconcile", "--list").stdout == ""
+
+
 def test_an_unknown_outcome_is_given_up_when_told_so(site: Site) -> None:
     """It leaves the list, and keeps its error as its end; the API is told nothing, as there is no id."""
     site.api.set_faults(["reset_after@method=POST@times=2"])
