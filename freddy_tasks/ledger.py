@@ -6,6 +6,7 @@ The scripts in `lua/` say what each field means.
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -283,7 +284,8 @@ class Ledger:
 
     def price(self, stretch: Mapping[Lane, float]) -> None:
         """Set the price of a poll, as a multiple of the usual one, for every process that uses the key."""
-        self._run("price", " ".join(f"{stretch[lane]:g}" for lane in RANKS))
+        # Cut to thousandths, so that it comes to rest at 1 and not a little above.
+        self._run("price", " ".join(f"{math.floor(1_000 * stretch[lane]) / 1_000:g}" for lane in RANKS))
 
     def listen(self) -> Wake:
         """Hear of it when something is due earlier than all that was known."""
