@@ -56,7 +56,7 @@ def next_delay(schedule: Schedule, wait: Wait, *, random: Callable[[], float], s
     return bounded(jittered(schedule.delay(wait, stretch), random()), wait.remaining)
 
 
-LENGTHS = {"short": 15.0, "medium": 120.0, "long": 900.0}
+LENGTHS = {"short": 15.0, "medium": 120.0, "long": 600.0}
 """A caller's words for how long a job takes, in seconds: one inside each documented band."""
 
 

@@ -13,10 +13,8 @@ from .continuation import CANCEL, HIDDEN, POLL, SUBMIT
 from .errors import FreddyError, InvalidRequest
 from .models import Job, Lane, Request
 from .runtime import ledger_of, runtime_of
+from .schedules import LENGTHS
 from .wire import check_request
-
-DURATIONS = {"short": 15.0, "medium": 120.0, "long": 600.0}
-"""Seconds that `expected="short"` and so on stand for: a length inside each of the documented bands."""
 
 LONGEST = 30 * 86_400  # seconds: thirty times as long as the API keeps an answer
 _TASK = Task[Any, Any]
@@ -98,7 +96,7 @@ def process_ai_response(
         deadline=0.0,
         model=model or settings.model,
         label=label or "",
-        expected=DURATIONS[expected] if isinstance(expected, str) else expected,
+        expected=LENGTHS[expected] if isinstance(expected, str) else expected,
         lane=Lane(lane) if lane else worker.lane_of(self),
         return_exceptions=return_exceptions,
     )
@@ -151,8 +149,8 @@ def check_call(
 ) -> None:
     """Refuse a call of `process_ai_response` that cannot work; raises `InvalidRequest`, which says why."""
     check_request(prompt, fields)
-    if isinstance(expected, str) and expected not in DURATIONS:
-        raise InvalidRequest(f"`expected` is a number of seconds, or one of {', '.join(DURATIONS)}.")
+    if isinstance(expected, str) and expected not in LENGTHS:
+        raise InvalidRequest(f"`expected` is a number of seconds, or one of {', '.join(LENGTHS)}.")
     for name, value in {"expected": expected, "timeout": timeout}.items():
         if isinstance(value, str) and name == "expected":
             continue

@@ -8,19 +8,19 @@ from typing import Any
 
 import click
 
-from freddy_tasks.tasks import DURATIONS
+from freddy_tasks.schedules import LENGTHS
 
 
 def expected(text: str) -> float | str:
     """Seconds, or one of the words for them."""
-    if text in DURATIONS:
+    if text in LENGTHS:
         return text
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise click.BadParameter(f"give a number of seconds above 0, or one of {', '.join(DURATIONS)}")
+        raise click.BadParameter(f"give a number of seconds above 0, or one of {', '.join(LENGTHS)}")
     return seconds
 
 
