@@ -22,7 +22,7 @@ from .errors import (
 from .models import CallFailed, FailureKind, Job, Response, Seen, Status
 from .redaction import one_word
 from .retries import backoff
-from .schedules import Schedule, Wait, jittered, next_delay
+from .schedules import Schedule, Wait, jittered
 
 RETENTION = 86_400.0  # seconds the API keeps a response, counted from its creation
 MOST_RESUBMITS = 10  # of one prompt, under the policy that repeats a submit whose outcome is unknown
@@ -228,8 +228,7 @@ def _look_again(
         started=None if job.started_at is None else max(0.0, now - job.started_at),
         progress=job.progress,
     )
-    pause = next_delay(schedule, wait, random=random, stretch=stretch)
-    return PollAgain(job, min(pause, wait.remaining))
+    return PollAgain(job, min(jittered(schedule.delay(wait, stretch), random()), job.deadline - now))
 
 
 def _after_failed_look(
