@@ -554,5 +554,6 @@ def test_documentation_tells_the_truth_about_how_long() -> None:
 
     assert f"`freddy-tasks reconcile`, else {RECORD_TTL // day} days" in told
     assert f"`result_expires`: {celeryconfig.result_expires // day} days" in told
-    assert f"texts of at least {LEAST} characters are hidden, and echoes of at least {ECHO} characters" in told
+    assert f"texts of at least {LEAST} characters are hidden" in told
+    assert f"and echoes of at least {ECHO} characters" in told
     assert f"replaced by `{HIDDEN}`" in told
