@@ -85,9 +85,9 @@ def _die_at(stage: Stage, point: str) -> tuple[Row, list[str]]:
     open_before = stage.book.open
     worker.start()
     worker.ready()
-    ids = stage.submit([f"{point} alone"]) + stage.submit_chord(
-        point, [f"{point} member {number}" for number in range(MEMBERS)]
-    )
+    members = [f"{point} member {number}" for number in range(MEMBERS)]
+    # A label of its own: of a kind that is known the first look finds the end, and no later one is parked.
+    ids = stage.submit([f"{point} alone"], label=point) + stage.submit_chord(point, members, label=point)
     how, patience = "lease", CLAIM if point.startswith("body") else 8.0
     if not stage.wait(patience, open_before) and set(stage.unbegun()) & set(ids):
         how = "visibility timeout"

@@ -145,9 +145,9 @@ class Stage:
         """Send prompts, each a task of its own; their task ids."""
         return [self.note(process_ai_response.delay(prompt, **options).id, prompt) for prompt in prompts]
 
-    def submit_chord(self, name: str, prompts: Sequence[str]) -> list[str]:
+    def submit_chord(self, name: str, prompts: Sequence[str], **options: Any) -> list[str]:
         """Send prompts as one chord; their failures are values, so that its body runs."""
-        header = [process_ai_response.s(prompt, return_exceptions=True) for prompt in prompts]
+        header = [process_ai_response.s(prompt, return_exceptions=True, **options) for prompt in prompts]
         body = self.desk.signature("survive.collect", kwargs={"name": name}, app=self.desk)
         result = chord(header, app=self.desk)(body)
         self.book.chords[name] = len(prompts)
