@@ -104,7 +104,7 @@ def test_faults_on_a_fifth_of_the_calls_leave_each_response_its_right_end() -> N
 @pytest.mark.parametrize("way", stopping.WAYS)
 def test_a_worker_that_is_stopped_loses_and_delays_nothing(way: str) -> None:
     """One worker after the other, with prompts in flight."""
-    verdict = stopping.run(Plan(size=16), way)
+    verdict = stopping.run(Plan(size=16), way, most_late=3.0)  # on a machine that may have other work
 
     assert verdict.good, told(verdict)
 
