@@ -20,6 +20,13 @@ FAILING = " [emulate: status=failed code=model_error]"
 ENDLESS = " [emulate: duration=600]"
 
 
+@pytest.fixture(autouse=True)
+def caller(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process publishes batches, with the settings of the workers."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_killed_workers_and_lost_members_leave_one_end(
     pool: str,
@@ -27,12 +34,8 @@ def test_killed_workers_and_lost_members_leave_one_end(
     desk: Celery,
     server: Valkey,
     api: Emulator,
-    environment: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A fifth fails, one is revoked, one cancelled, and two workers die: every prompt is in one place."""
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
     prompts = [f"prompt {number}{FAILING if number % 5 == 2 else ''}" for number in range(SIZE - 2)]
     callback = signature("bindery.bind", app=desk).set(task_id="bound")
     batch = process_batch([*prompts, f"revoke{ENDLESS}", f"cancel{ENDLESS}"], callback=callback)
@@ -68,12 +71,8 @@ def test_what_the_broker_lost_ends_and_what_a_dead_worker_holds_is_waited_for(
     desk: Celery,
     server: Valkey,
     api: Emulator,
-    environment: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of five prompts a killed worker had noted one and not the other; nobody looks at the handle."""
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
     callback = signature("bindery.bind", app=desk).set(task_id="bound")
     batch = process_batch([f"prompt {number}" for number in range(5)], callback=callback)
     with Redis.from_url(server.url) as probe, desk.connection_for_read() as connection:

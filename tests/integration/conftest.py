@@ -34,6 +34,14 @@ def api() -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="session")
+def prompt_api() -> Iterator[Emulator]:
+    """An emulator whose answers are there at once, for tests that reset it."""
+    options = Options(durations=Constant(0.0), queue_seconds=0.0, per_minute=None, per_day=None)
+    with Emulator(options) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
 def settings(api: Emulator) -> Settings:
     """Settings without limits, and with a lease that a test can wait for."""
     return Settings(api_key=SecretStr(api.key), base_url=api.url, plan="unlimited", lease=2.0)

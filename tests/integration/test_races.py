@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,20 +24,13 @@ from freddy_tasks.records import Phase
 from freddy_tasks.runtime import build, use
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[Emulator]:
-    options = Options(durations=Constant(0.0), queue_seconds=0.0, per_minute=None, per_day=None)
-    with Emulator(options) as emulator:
-        yield emulator
-
-
 @pytest.fixture
-def stage(valkey: EmbeddedServer, state: redis.Redis, api: Emulator) -> Stage:
-    api.reset()
+def stage(valkey: EmbeddedServer, state: redis.Redis, prompt_api: Emulator) -> Stage:
+    prompt_api.reset()
     app = Celery("races", broker=valkey.url, backend=valkey.url, set_as_current=False)
     app.loader.import_default_modules()
     app.finalize()
-    return stage_of(app, api, valkey.url)
+    return stage_of(app, prompt_api, valkey.url)
 
 
 def test_a_hop_that_outlived_its_lease_revokes_nothing(stage: Stage) -> None:
@@ -303,19 +295,19 @@ def test_the_state_server_away_after_an_answer_was_stored_repeats_no_call(
 
 
 def test_an_app_without_a_result_backend_recovers_a_lost_poll(
-    valkey: EmbeddedServer, state: redis.Redis, api: Emulator
+    valkey: EmbeddedServer, state: redis.Redis, prompt_api: Emulator
 ) -> None:
     """Its answers go to callbacks: that nothing is stored is no failure."""
-    api.reset()
+    prompt_api.reset()
     app = Celery("bare", broker=valkey.url, backend="disabled://", set_as_current=False)
     app.finalize()
-    stage = stage_of(app, api, valkey.url)
+    stage = stage_of(app, prompt_api, valkey.url)
     stage.submit("t", "Whales [emulate: polls=0]")
     stage.next("t")
     stage.deliver(stage.next("t"))
 
     assert stage.phase("t") is Phase.CLOSED
-    assert api.counts.gets == 1
+    assert prompt_api.counts.gets == 1
 
 
 def test_a_message_delivered_twice_makes_one_call(stage: Stage) -> None:

@@ -23,7 +23,7 @@ from freddy_tasks.connections import StateServer, connect
 from freddy_tasks.continuation import POLL
 from freddy_tasks.doctor import gathering
 from freddy_tasks.embedded import EmbeddedServer
-from freddy_tasks.emulator import Constant, Emulator, Options
+from freddy_tasks.emulator import Emulator
 from freddy_tasks.ledger import ADMISSION_TIMEOUT, Ledger
 from freddy_tasks.models import Job
 from freddy_tasks.records import Held, Phase, Unsent
@@ -79,21 +79,14 @@ def pair(servers: Pair) -> Iterator[Pair]:
     servers.connect()
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[Emulator]:
-    options = Options(durations=Constant(0.0), queue_seconds=0.0, per_minute=None, per_day=None)
-    with Emulator(options) as emulator:
-        yield emulator
-
-
 @pytest.fixture
-def stage(pair: Pair, api: Emulator) -> Stage:
-    api.reset()
+def stage(pair: Pair, prompt_api: Emulator) -> Stage:
+    prompt_api.reset()
     url = pair.master.url
     app = Celery("replicas", broker=url, backend=url, set_as_current=False)
     app.loader.import_default_modules()
     app.finalize()
-    return stage_of(app, api, url, state_replicas=1)
+    return stage_of(app, prompt_api, url, state_replicas=1)
 
 
 def on_sleep(stage: Stage, happens: Callable[[int], None]) -> None:
