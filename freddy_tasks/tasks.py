@@ -13,7 +13,7 @@ from .continuation import CANCEL, HIDDEN, POLL, SUBMIT
 from .errors import FreddyError, InvalidRequest
 from .models import Job, Lane, Request
 from .runtime import ledger_of, runtime_of
-from .schedules import LENGTHS
+from .schedules import LENGTHS, expected_seconds
 from .wire import check_request
 
 LONGEST = 30 * 86_400  # seconds: thirty times as long as the API keeps an answer
@@ -96,7 +96,7 @@ def process_ai_response(
         deadline=0.0,
         model=model or settings.model,
         label=label or "",
-        expected=LENGTHS[expected] if isinstance(expected, str) else expected,
+        expected=expected_seconds(expected),
         lane=Lane(lane) if lane else worker.lane_of(self),
         return_exceptions=return_exceptions,
     )
