@@ -58,7 +58,9 @@ class LocalProcess:
     def start(self) -> None:
         """Start it, again where it has ended."""
         self._read_from = self.log.stat().st_size if self.log.exists() else 0
-        self.process = processes.start(self.argv, self.log, self.env)
+        # What a killed prefork pool leaves behind goes with the log.
+        env = {**(os.environ if self.env is None else self.env), "TMPDIR": str(self.log.parent)}
+        self.process = processes.start(self.argv, self.log, env)
 
     @property
     def pid(self) -> int:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 from campaigns.book import Verdict, judge
 from campaigns.stage import Plan, Stage, api_for
@@ -28,10 +29,11 @@ def run(plan: Plan) -> Verdict:
     """A share of the responses each way, and as many that end by themselves while they are cancelled."""
     each = max(1, plan.size // (len(WAYS) + 1))
     options = api_for(plan, queue_seconds=0.1)
-    with Stage(plan, options) as stage:
+    with Stage(plan, options) as stage, ExitStack() as started:
         stage.open()
         faults: list[str] = []
         command = _run_command(stage, [ENDLESS.format("ctrl-c", number) for number in range(each)])
+        started.callback(command.kill)  # where something fails before its end
         ways = {way: _send(stage, way, each) for way in WAYS if way != "ctrl-c"}
         _until_submitted(stage, each * len(WAYS))
         endless = {job.prompt_sha256 for job in stage.api.jobs()}
