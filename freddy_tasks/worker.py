@@ -24,6 +24,7 @@ from .errors import ConfigurationError
 from .handover import Parked
 from .models import Lane
 from .runtime import ledger_of, runtime_of
+from .stopping import StopSignals
 
 logger = logging.getLogger(__name__)
 pool_logger = logging.getLogger("celery.pool")
@@ -91,6 +92,9 @@ class DispatcherStep(bootsteps.StartStopStep):
     """Starts the dispatcher with the worker and stops it with the worker."""
 
     label = "FreddyDispatcher"
+    # A lock that its thread holds while the pool forks is held in the child for ever, as kombu's (5.7,
+    # `utils.objects.cached_property`) of the first connection.
+    requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
@@ -109,6 +113,7 @@ class DispatcherStep(bootsteps.StartStopStep):
         signals.task_revoked.connect(self._on_revoked, weak=False, dispatch_uid=self._uid)
         signals.worker_shutting_down.connect(_hand_back, dispatch_uid="freddy_tasks.hand_back")
         self.dispatcher.start()
+        StopSignals(parent, _unbegun).install()
         examine_worker(parent.app, runtime, parent.pool_cls.__module__, parent.consumer_cls)
 
     def close(self, parent: Any) -> None:  # noqa: ARG002  # the bootstep's interface
@@ -252,11 +257,15 @@ def _iso(moment: float | None) -> str | None:
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
 
 
+def _unbegun() -> list[HopRequest]:
+    taken = state.reserved_requests - state.active_requests
+    return [request for request in taken if isinstance(request, HopRequest)]
+
+
 def _hand_back(**_: Any) -> None:
     """Celery gives back what a worker has taken and not begun only when it has stopped, seconds later."""
-    for request in state.reserved_requests - state.active_requests:
-        if isinstance(request, HopRequest):
-            request.hand_back()
+    for request in _unbegun():
+        request.hand_back()
 
 
 def _revoked() -> Iterable[str]:
