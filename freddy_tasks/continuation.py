@@ -21,56 +21,52 @@ from .models import Lane
 SUBMIT = "freddy_tasks.process_ai_response"
 POLL = "freddy_tasks.poll_response"
 CANCEL = "freddy_tasks.cancel_response"
+ADVANCE = "freddy_tasks.advance_responses"
 
 GENERATION_HEADER = "freddy_generation"
-YIELDS_HEADER = "freddy_yields"  # the priority is this message's alone: no later one has it
 BEHIND = 6  # priority, of 0 (first) to 9 on Redis: behind all that names none
 HIDDEN = "(…)"  # stands for arguments wherever Celery would show them
+_ROUTE = ("exchange", "routing_key", "priority")
 _PUBLISH_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
-def options_of(task: Task[Any, Any]) -> dict[str, Any]:
-    """Everything a later message of the running task must carry, as plain JSON.
+def options_of(task: Task[Any, Any], request: Context) -> dict[str, Any]:
+    """Everything a later message of a request of the task must carry, as plain JSON.
 
     `expires` belongs to the start, not to the wait, and is left out.
     """
-    request = task.request
     options = {name: value for name, value in request.as_execution_options().items() if value is not None}
     for name in ("task_id", "expires"):
         options.pop(name, None)
     headers = {
         name: value
         for name, value in (options.pop("headers", None) or {}).items()
-        if name not in {GENERATION_HEADER, YIELDS_HEADER}
+        if name != GENERATION_HEADER
     }
     delivery = request.delivery_info or {}
     options |= {
         "headers": headers,
         "shadow": options.get("shadow") or SUBMIT,
-        "ignore_result": _ignores_result(task),
+        "ignore_result": _ignores_result(task, request),
         "exchange": delivery.get("exchange") or "",
         "routing_key": delivery.get("routing_key"),
     }
-    if delivery.get("priority") is not None and not (request.headers or {}).get(YIELDS_HEADER):
+    if delivery.get("priority") is not None:
         options["priority"] = delivery["priority"]
     return options
 
 
-def yielding(task: Task[Any, Any], lane: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The message options that let a submit of lane "batch" wait in the broker until all else is done.
+def yields(task: Task[Any, Any], lane: Any, options: Mapping[str, Any]) -> bool:
+    """Whether a submit waits in the broker until all else is done: one of lane "batch", with `BEHIND`.
 
-    Thousands of them come at once there; polls of those that were sent would queue behind, beyond their
-    lease, and so would the prompt of a person. Empty where a priority is chosen, or the broker is no Redis.
+    Many of them come at once there; polls of those that were sent would queue behind, beyond their lease, and
+    so would the prompt of a person. False where a priority is chosen, or the broker is no Redis.
     """
     app = task.app
     if lane != Lane.BATCH or not is_redis(str(app.conf.broker_write_url or app.conf.broker_url)):
-        return {}
-    if (
-        task.priority is not None
-        or {**app.amqp.router.route({}, SUBMIT), **options}.get("priority") is not None
-    ):
-        return {}
-    return {"priority": BEHIND, "headers": {**(options.get("headers") or {}), YIELDS_HEADER: True}}
+        return False
+    routed = {**app.amqp.router.route({}, SUBMIT), **options}
+    return task.priority is None and routed.get("priority") is None
 
 
 def generation_of(request: Context) -> int | None:
@@ -115,20 +111,9 @@ def publish(
     Not through `send_task`: that would subscribe this process to the task's result.
     Raises `kombu.exceptions.OperationalError` when the broker cannot be reached.
     """
-    options = dict(options)
-    route = {name: options.pop(name, None) for name in ("exchange", "routing_key", "priority")}
-    headers = {**options.pop("headers", {}), **(headers or {})}
-    message = app.amqp.create_task_message(
-        task_id,
-        name,
-        args,
-        dict(kwargs),
-        callbacks=options.pop("link", None),
-        errbacks=options.pop("link_error", None),
-        argsrepr=HIDDEN,
-        kwargsrepr=HIDDEN,
-        **options,
-    )
+    route = route_of(options)
+    headers = {**(options.get("headers") or {}), **(headers or {})}
+    message = app.amqp.create_task_message(task_id, name, args, dict(kwargs), **_fields(options))
     if route["exchange"]:
         target: dict[str, Any] = {
             "exchange": route["exchange"],
@@ -145,6 +130,39 @@ def publish(
     )
 
 
-def _ignores_result(task: Task[Any, Any]) -> bool:
+def sealed(
+    app: Celery,
+    name: str,
+    task_id: str,
+    args: list[Any],
+    kwargs: Mapping[str, Any],
+    options: Mapping[str, Any],
+    headers: Mapping[str, Any] | None = None,
+) -> list[Any]:
+    """The headers and the body of the message that `publish` would send, to travel inside another one."""
+    message = app.amqp.as_task_v2(task_id, name, tuple(args), dict(kwargs), **_fields(options))
+    return [{**message.headers, **(options.get("headers") or {}), **(headers or {})}, list(message.body)]
+
+
+def route_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Where messages with these options go; None for what is not said."""
+    return {name: options.get(name) for name in _ROUTE}
+
+
+def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `celery.app.amqp.AMQP.as_task_v2` (5.7) is to be given."""
+    renamed = {"link": "callbacks", "link_error": "errbacks"}
+    return {
+        **{
+            renamed.get(name, name): value
+            for name, value in options.items()
+            if name not in {*_ROUTE, "headers"}
+        },
+        "argsrepr": HIDDEN,
+        "kwargsrepr": HIDDEN,
+    }
+
+
+def _ignores_result(task: Task[Any, Any], request: Context) -> bool:
     effective: Any = vars(celery_task)["get_actual_ignore_result"]  # the message's word, else the task's
-    return bool(effective(task, task.request))
+    return bool(effective(task, request))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,9 +13,21 @@ from typing import Any
 from celery import Celery
 from redis.exceptions import RedisError
 
-from .continuation import CANCEL, GENERATION_HEADER, POLL, SUBMIT, publish
+from .continuation import (
+    ADVANCE,
+    BEHIND,
+    CANCEL,
+    GENERATION_HEADER,
+    POLL,
+    SUBMIT,
+    publish,
+    route_of,
+    sealed,
+    yields,
+)
 from .ledger import Ledger
-from .records import Hop, Phase
+from .packing import Pace, Parcel, parcels, share
+from .records import Hop, Phase, Popped
 from .runtime import Runtime
 from .schedules import next_stretch
 
@@ -23,13 +36,16 @@ logger = logging.getLogger(__name__)
 LONGEST_SLEEP = 1.0  # seconds: how late a local revoke is noticed
 SIGN_OF_LIFE = 10.0  # seconds between two
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while the state server is away
+TICK = 0.1  # seconds between two looks in a rush: what comes due meanwhile shares messages
+IDLE, BUSY = 0.25, 1.0  # seconds of steps in one message: of looks while slots are free, and of all others
 BATCH = 100  # jobs taken out at once
 
 
 class Dispatcher:
     """A thread of its own in each worker; any number of them share one waiting room.
 
-    `revoked` names the tasks that this worker has been told to revoke.
+    `revoked` names the tasks that this worker has been told to revoke, `taken` tells how many of its `slots`
+    are in use, `pace` how long a step takes here.
     """
 
     def __init__(
@@ -38,6 +54,9 @@ class Dispatcher:
         runtime: Runtime,
         hostname: str,
         revoked: Callable[[], Iterable[str]] = tuple,
+        slots: int = BATCH,
+        taken: Callable[[], int] = lambda: 0,
+        pace: Pace | None = None,
     ) -> None:
         self._app = app
         self._ledger: Ledger = runtime.ledger
@@ -45,7 +64,12 @@ class Dispatcher:
         self._hostname = hostname
         self._revoked = revoked
         self._seen_revoked: set[str] = set()
-        self._unpublished: deque[Hop] = deque()
+        self._slots = slots
+        self._taken = taken
+        self._pace = pace or Pace()
+        self._lined_up = 0
+        self._in_a_rush = False
+        self._unpublished: deque[Parcel] = deque()
         self._to_cancel: deque[str] = deque()
         self._mark = ""
         self._pause = FIRST_PAUSE  # before the next attempt, when the state server goes away
@@ -92,6 +116,9 @@ class Dispatcher:
             while not self._stopping.is_set():
                 pause = min(self.dispatch(), LONGEST_SLEEP)
                 self._pause = FIRST_PAUSE
+                if self._in_a_rush:
+                    self._stopping.wait(TICK)
+                    pause = max(0.0, pause - TICK)
                 self._asleep = True  # before the last look at the flag, so that `stop` misses no sleeper
                 if not self._stopping.is_set():
                     wake.wait(pause)
@@ -105,14 +132,38 @@ class Dispatcher:
         self._publish()
         if self._unpublished:  # the broker is away: to take more would use up requests that cannot leave
             return LONGEST_SLEEP
-        popped = self._ledger.pop(BATCH)
-        self._unpublished.extend(popped.hops)
+        free = max(0, self._slots - self._taken())
+        # Prompts line up here while all slots are taken; but where they always are, by other work, some go to
+        # the broker's queue, as any task does.
+        popped = self._ledger.pop(BATCH, max(1, free * share(self._lined_up, self._slots)))
+        self._lined_up = popped.lined_up
+        self._in_a_rush = len(popped.hops) > 1 or not free
+        self._unpublished.extend(parcels(popped.hops, self._size_of(popped, free)))
         self._publish()
         if self._unpublished:
             return LONGEST_SLEEP
         if len(popped.hops) == BATCH:
             return 0.0
         return LONGEST_SLEEP if popped.wait is None else max(0.0, popped.wait)
+
+    def _size_of(self, popped: Popped, free: int) -> Callable[[Hop], int]:
+        submits = sum(hop.phase is Phase.QUEUED for hop in popped.hops)
+        share_of_line = share(popped.lined_up + submits, self._slots)
+        of_submits = min(share_of_line, self._pace.steps_in(BUSY))
+        of_looks = self._pace.steps_in(IDLE if free else BUSY)
+
+        def size(hop: Hop) -> int:
+            if not self._may_share(hop):
+                return 1
+            return of_submits if hop.phase is Phase.QUEUED else of_looks
+
+        return size
+
+    def _may_share(self, hop: Hop) -> bool:
+        """Celery counts time limits and rates by the message; and a cancel has no response to go on with."""
+        if hop.phase is Phase.CANCELLING or {"time_limit", "soft_time_limit"} & hop.options.keys():
+            return False
+        return not any(self._app.tasks[name].rate_limit for name in (SUBMIT, POLL))
 
     def _publish(self) -> None:
         """Send all messages that are ready; those the broker does not take are kept for the next round."""
@@ -121,11 +172,27 @@ class Dispatcher:
         try:
             with self._app.producer_pool.acquire(block=True, timeout=LONGEST_PAUSE) as producer:
                 while self._unpublished:
-                    hop = self._unpublished[0]
-                    publish(self._app, producer, **message_of(hop))
+                    publish(self._app, producer, **self._message_of(self._unpublished[0]))
                     self._unpublished.popleft()
         except Exception as error:  # any transport has exceptions of its own; the lease is the backstop
             logger.warning("Broker away (%s); %d messages wait", type(error).__name__, len(self._unpublished))
+
+    def _message_of(self, parcel: Parcel) -> dict[str, Any]:
+        messages = [self._told_to_yield(message_of(hop), hop) for hop in parcel]
+        if len(messages) == 1:
+            return messages[0]
+        return {
+            "name": ADVANCE,
+            "task_id": str(uuid.uuid4()),
+            "args": [sealed(self._app, **message) for message in messages],
+            "kwargs": {},
+            "options": {**route_of(messages[0]["options"]), "ignore_result": True},
+        }
+
+    def _told_to_yield(self, message: dict[str, Any], hop: Hop) -> dict[str, Any]:
+        if hop.phase is Phase.QUEUED and yields(self._app.tasks[SUBMIT], hop.job.lane, hop.options):
+            message["options"] = {**hop.options, "priority": BEHIND}
+        return message
 
     def _cancel_revoked(self) -> None:
         try:

@@ -9,7 +9,6 @@ FreddyError
  ├─ ServiceUnavailable        the API refused or could not be reached until the deadline
  ├─ OutcomeUnknown            the request may have been accepted, and nothing can tell: reconcile it
  ├─ LedgerLost                the state server no longer knows this response
- ├─ MessageLost               the broker lost the prompt of a batch: nothing was sent, call again
  ├─ BatchFailed               more prompts of a batch have no answer than its `on_error` tolerates
  ├─ ResponseTimeout           not finished when its deadline passed
  └─ ResponseError             the API ended the response without an answer
@@ -128,10 +127,6 @@ class OutcomeUnknown(FreddyError):
 
 class LedgerLost(FreddyError):
     """The state server no longer knows this response: it was flushed, or it evicted keys."""
-
-
-class MessageLost(FreddyError):
-    """The broker lost a batch's prompt before a worker began it: nothing was sent, nothing is billed."""
 
 
 class BatchFailed(FreddyError):

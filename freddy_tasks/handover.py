@@ -22,6 +22,8 @@ LONGEST_OFFER = 3_600.0  # seconds past the deadline for which an answer is offe
 _GIVEN = "freddy_given"  # attribute of a task request: the state of the outcome that Celery was given
 _TASK = Task[Any, Any]
 
+Outcome = Mapping[str, Any]  # as the ledger keeps it: a result, or the parts of an error
+
 
 class Parked(Ignore):
     """The task ends here and goes on later under its own id; `text` is what monitors show meanwhile.
@@ -72,7 +74,7 @@ def is_wanted(task: _TASK, held: Held) -> bool:
     return state == states.FAILURE and is_answer and held.now < held.job.deadline + LONGEST_OFFER
 
 
-def give(task: _TASK, outcome: Mapping[str, Any]) -> Any:
+def give(task: _TASK, outcome: Outcome) -> Any:
     """Return the outcome's result from the task, or raise its error."""
     if "result" in outcome:
         setattr(task.request, _GIVEN, states.SUCCESS)

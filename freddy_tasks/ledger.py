@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib import resources
 from typing import Any, Self
@@ -18,7 +18,20 @@ from kombu.utils.json import dumps, loads
 
 from .budget import Budget
 from .models import Job, Lane
-from .records import Fenced, Gone, Held, Hop, LinedUp, Parked, Phase, Popped, Pressure, Record, Unsent
+from .records import (
+    Enlisted,
+    Fenced,
+    Gone,
+    Held,
+    Hop,
+    LinedUp,
+    Parked,
+    Phase,
+    Popped,
+    Pressure,
+    Record,
+    Unsent,
+)
 from .replicas import Replicas
 
 RECORD_TTL = 3 * 86_400  # past the API's retention of 24 hours, and a queue of a day before it
@@ -115,6 +128,20 @@ class Ledger:
             case _:
                 return Fenced(Phase(answer[1]))
 
+    def enlist(self, prompts: Iterable[Enlisted]) -> list[Phase]:
+        """Record submits that no message brings, in one round trip; the phase that each is in now.
+
+        Those that were seen before are left as they are.
+        """
+        with self.redis.pipeline(transaction=False) as pipe:
+            for one in prompts:
+                self._run(
+                    "enlist", one.task_id, _dump(one.body), _dump(one.options), _dump(one.job.to_message()),
+                    RANKS[one.job.lane], one.timeout, int(one.whole),
+                    ADMISSION_TIMEOUT if one.patience is None else one.patience, one.delay, client=pipe,
+                )  # fmt: skip
+            return [Phase(answer[0]) for answer in pipe.execute()]
+
     def claim(
         self, task_id: str, generation: int, *, confirm: bool = False
     ) -> Held | LinedUp | Fenced | Gone:
@@ -199,10 +226,6 @@ class Ledger:
         """
         return bool(self._run("hand_back", task_id, generation)[0] == "handed_back")
 
-    def fence(self, task_id: str) -> bool:
-        """Let no message of an id that was never seen here make a request; False when it has been seen."""
-        return bool(self._run("fence", task_id)[0] == "fenced")
-
     def revive(self, task_id: str, phase: Phase, timeout: float) -> bool:
         """Take up a suspended job again, as `WAITING` or `QUEUED`, for `timeout` seconds from now.
 
@@ -227,9 +250,14 @@ class Ledger:
         )  # fmt: skip
         return bool(answer[0] == "revived")
 
-    def pop(self, most: int = 100) -> Popped:
-        """Take up to `most` due jobs out of the waiting room and leave a lease behind for each."""
-        now, wait, lined_up, released = self._run("pop", most, self.lease)
+    def pop(self, most: int = 100, submits: int | None = None) -> Popped:
+        """Take up to `most` due jobs out of the waiting room and leave a lease behind for each.
+
+        Of the prompts that line up to be submitted, no more than `submits`.
+        """
+        now, wait, lined_up, released = self._run(
+            "pop", most, self.lease, most if submits is None else submits
+        )
         return Popped(
             float(now),
             tuple(_hop(item) for item in released),
@@ -330,6 +358,7 @@ def _sources() -> dict[str, str]:
     prelude = (folder / "budget.lua").read_text() + (folder / "ledger.lua").read_text()
     names = (
         "begin",
+        "enlist",
         "claim",
         "park",
         "accept",
@@ -338,7 +367,6 @@ def _sources() -> dict[str, str]:
         "close",
         "cancel",
         "hand_back",
-        "fence",
         "revive",
         "rebuild",
         "pop",
@@ -402,4 +430,5 @@ def _hop(item: list[Any]) -> Hop:
         options=_load(options),
         body=_load(body),
         recovered=lost == "1",
+        size=len(body),
     )

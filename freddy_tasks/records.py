@@ -45,6 +45,20 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Enlisted:
+    """A prompt that lines up without a message of its own."""
+
+    task_id: str
+    job: Job
+    timeout: float  # seconds
+    whole: bool  # whether the timeout runs from now, and not from the submit
+    options: Mapping[str, Any] = field(repr=False)
+    body: Mapping[str, Any] = field(repr=False)
+    delay: float = 0.0  # seconds before which it does not line up
+    patience: float | None = None  # seconds within which it must have been sent; None: the longest there is
+
+
+@dataclass(frozen=True, slots=True)
 class LinedUp:
     """No request is free: the job waits in the waiting room for its turn."""
 
@@ -89,6 +103,7 @@ class Hop:
     options: Mapping[str, Any] = field(repr=False)
     body: Mapping[str, Any] = field(repr=False)
     recovered: bool = False  # its last hop was lost, or died
+    size: int = 0  # characters of `body` as JSON
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -12,12 +11,13 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 from redis.exceptions import RedisError
 
-from . import answers, eager, handover, polling
+from . import answers, handover, polling
+from .calls import Call
 from .continuation import generation_of, options_of
 from .errors import LedgerLost
-from .handover import Parked
+from .handover import Outcome, Parked
 from .ledger import Ledger
-from .models import CallFailed, FailureKind, Job, Reply, Request, Response, Status
+from .models import CallFailed, FailureKind, Job, Reply, Response, Status
 from .polling import After, Cancelled, Complete, Decision, Fail, PollAgain, SubmitAgain
 from .records import Fenced, Gone, Held, LinedUp, Phase, Unsent
 from .records import Parked as ParkedRecord
@@ -35,16 +35,11 @@ _AFTER = {After.NOTHING: Phase.CLOSED, After.RESUMABLE: Phase.SUSPENDED, After.C
 _TASK = Task[Any, Any]
 
 
-def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> Any:
-    """Submit a prompt, or find out why not; returns only when the response is terminal already.
-
-    `timeout` is in seconds for the whole; None allows the default from the moment the prompt is sent.
-    """
+def submit(task: _TASK, call: Call) -> Outcome:
+    """Submit a prompt, or find out why not; returns only when the response is terminal already."""
     runtime = runtime_of(task.app)
-    if task.request.is_eager or task.request.called_directly:
-        return eager.run(runtime, request, job, timeout)
     try:
-        held = _admit(runtime, task, job, timeout)
+        held = _admit(runtime, task, call)
     except RedisError as error:
         logger.warning(
             "State server away; the prompt of task %s waits: %s", task.request.id, type(error).__name__
@@ -62,7 +57,7 @@ def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> An
     elif not held.confirmed:
         return _hold_back(runtime, task, held)
     else:
-        reply = _heeded(runtime, runtime.client.create(request, idempotency_key(held.task_id)))
+        reply = _heeded(runtime, runtime.client.create(call.request, idempotency_key(held.task_id)))
         _warn_if_background_was_ignored(held, reply)
     now = _now(runtime, held)
     decision = polling.decide_submit(
@@ -78,8 +73,8 @@ def submit(task: _TASK, request: Request, job: Job, timeout: float | None) -> An
     return _carry_out(runtime, task, held, decision)
 
 
-def poll(task: _TASK, generation: int) -> Any:
-    """Look at a response once; returns or raises only when there is an outcome."""
+def poll(task: _TASK, generation: int) -> Outcome:
+    """Look at a response once; returns only when there is an outcome."""
     runtime = runtime_of(task.app)
     held = _claim(runtime, task, _id(task), generation)
     if held.phase is Phase.SETTLED:
@@ -142,26 +137,26 @@ def idempotency_key(task_id: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, task_id))
 
 
-def _admit(runtime: Runtime, task: _TASK, job: Job, timeout: float | None) -> Held:
+def _admit(runtime: Runtime, task: _TASK, call: Call) -> Held:
     generation = generation_of(task.request)
     if generation is not None:
         return _claim(runtime, task, _id(task), generation, confirm=True)
     admitted = runtime.ledger.begin(
         _id(task),
-        job,
+        call.job,
         body={"args": task.request.args, "kwargs": task.request.kwargs},
-        options=options_of(task),
-        timeout=runtime.settings.timeout if timeout is None else timeout,
-        whole=timeout is not None,
+        options=options_of(task, task.request),
+        timeout=runtime.settings.timeout if call.timeout is None else call.timeout,
+        whole=call.timeout is not None,
     )
     match admitted:
         case Held():
             return admitted
         case LinedUp():
-            handover.show(task, Status.QUEUED, job, None)
+            handover.show(task, Status.QUEUED, call.job, None)
             raise Parked("queued, waits for one of the plan's requests")
         case Fenced(Phase.CANCELLED):
-            handover.mark_revoked(task, _id(task), options_of(task))
+            handover.mark_revoked(task, _id(task), options_of(task, task.request))
             raise Ignore
         case Fenced():  # a redelivery: its response is on its way already
             raise Ignore
@@ -236,7 +231,7 @@ def _id(task: _TASK) -> str:
     return str(task.request.id)
 
 
-def _carry_out(runtime: Runtime, task: _TASK, held: Held, decision: Decision) -> Any:
+def _carry_out(runtime: Runtime, task: _TASK, held: Held, decision: Decision) -> Outcome:
     job = decision.job
     if job.unknown_word != held.job.unknown_word:
         logger.warning(
@@ -250,9 +245,9 @@ def _carry_out(runtime: Runtime, task: _TASK, held: Held, decision: Decision) ->
         case Complete(job, response):
             runtime.experience.learn(job, response)
             result = answers.terminal_result(response, job.polls)
-            return _settle(runtime, task, held, job, {"result": result}, Phase.CLOSED)
+            return _settle(runtime, held, job, {"result": result}, Phase.CLOSED)
         case Fail(job, error, after):
-            return _settle(runtime, task, held, job, handover.outcome_of(error, job), _AFTER[after])
+            return _settle(runtime, held, job, handover.outcome_of(error, job), _AFTER[after])
 
 
 def _park(runtime: Runtime, task: _TASK, held: Held, phase: Phase, job: Job, delay: float) -> NoReturn:
@@ -271,18 +266,16 @@ def _park(runtime: Runtime, task: _TASK, held: Held, phase: Phase, job: Job, del
     raise Parked(f"{job.status.value}, poll {job.polls}, next in {delay:.0f} s", parked.due)
 
 
-def _settle(
-    runtime: Runtime, task: _TASK, held: Held, job: Job, outcome: Mapping[str, Any], after: Phase
-) -> Any:
+def _settle(runtime: Runtime, held: Held, job: Job, outcome: Outcome, after: Phase) -> Outcome:
     if not _write(runtime.ledger.settle, held, outcome, job, after):
         raise Ignore  # cancelled, or another hop's since the lease ran out: whoever holds it ends the task
-    return handover.give(task, outcome)
+    return outcome
 
 
-def _hand_over(runtime: Runtime, task: _TASK, held: Held) -> Any:
-    """Give Celery a kept outcome again; of one it has stored already, only what follows the storing."""
+def _hand_over(runtime: Runtime, task: _TASK, held: Held) -> Outcome:
+    """A kept outcome, for Celery, again; of one it has stored already, only what follows the storing."""
     if handover.is_wanted(task, held):
-        return handover.give(task, held.outcome or {})
+        return held.outcome or {}
     if handover.finish(task, held):
         _write(runtime.ledger.close, held.task_id, held.generation)
     raise Ignore

@@ -15,7 +15,7 @@ from celery.worker import state
 from celery.worker.loops import asynloop
 
 from .connections import is_redis
-from .continuation import POLL
+from .continuation import ADVANCE, POLL
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _turns(frame: FrameType | None) -> bool:
 
 def _leave_to_others(request: Any) -> None:
     """By the ledger, or else by the broker: a message of ours that is carried out twice does no harm."""
-    if request.type == POLL:
+    if request.type in {POLL, ADVANCE}:
         request.hand_back()
     elif not request.acknowledged:
         request.message.channel.qos.restore_by_tag(request.message.delivery_tag)

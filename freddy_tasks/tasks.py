@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from celery import Task, shared_task
 from celery.exceptions import Ignore
 
-from . import responses, worker
-from .continuation import CANCEL, HIDDEN, POLL, SUBMIT
-from .errors import FreddyError, InvalidRequest
-from .models import Job, Lane, Request
+from . import eager, envelope, handover, responses, worker
+from .calls import Call, check_call, read_call
+from .continuation import ADVANCE, CANCEL, HIDDEN, POLL, SUBMIT
+from .errors import FreddyError
 from .runtime import ledger_of, runtime_of
-from .schedules import LENGTHS, expected_seconds
-from .wire import check_request
 
-LONGEST = 30 * 86_400  # seconds: thirty times as long as the API keeps an answer
+reception: ContextVar[Any] = ContextVar("reception", default=None)
+"""What takes the messages of prompts that are published in this context, in place of a producer; or None."""
+
 _TASK = Task[Any, Any]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -30,8 +32,11 @@ def apply_async(
     **options: Any,
 ) -> Any:
     """`Task.apply_async` of all our tasks: it refuses a bad prompt, and shows none in events and logs."""
-    if self.app.current_worker_task is None and self.name == SUBMIT:
-        check_call(*(args or ()), **(kwargs or {}))
+    if self.name == SUBMIT:
+        if self.app.current_worker_task is None:
+            check_call(*(args or ()), **(kwargs or {}))
+        if desk := reception.get():
+            options["producer"] = desk
     options.setdefault("argsrepr", HIDDEN)
     options.setdefault("kwargsrepr", HIDDEN)
     return self.app.Task.apply_async(self, tuple(args or ()), dict(kwargs or {}), *positional, **options)
@@ -90,32 +95,27 @@ def process_ai_response(
 
     The result is the API's object with `output_text` and `polls`. Raises a `FreddyError`.
     """
-    check_call(prompt, expected=expected, timeout=timeout, lane=lane, label=label, **fields)
-    settings = runtime_of(self.app).settings
-    job = Job(
-        deadline=0.0,
-        model=model or settings.model,
-        label=label or "",
-        expected=expected_seconds(expected),
-        lane=Lane(lane) if lane else worker.lane_of(self),
+    call = _call(
+        self,
+        prompt,
+        model=model,
+        label=label,
+        expected=expected,
+        timeout=timeout,
+        lane=lane,
         return_exceptions=return_exceptions,
+        **fields,
     )
-    request = Request(prompt, job.model, fields)
-    try:
-        result: dict[str, Any] = responses.submit(self, request, job, timeout)
-    except Ignore as end:
-        raise _shallow(end) from None
-    return result
+    if self.request.is_eager or self.request.called_directly:
+        answer: dict[str, Any] = eager.run(runtime_of(self.app), call.request, call.job, call.timeout)
+        return answer
+    return _ended(self, partial(responses.submit, self, call))
 
 
 @_shared(POLL, after_return=_after_return)
 def poll_response(self: _TASK, generation: int) -> dict[str, Any]:
     """One look at a response, under the task id of its prompt; published by the waiting room."""
-    try:
-        result: dict[str, Any] = responses.poll(self, generation)
-    except Ignore as end:
-        raise _shallow(end) from None
-    return result
+    return _ended(self, partial(responses.poll, self, generation))
 
 
 @_shared(CANCEL, ignore_result=True)
@@ -131,38 +131,26 @@ def cancel_response(self: _TASK, task_id: str, generation: int | None = None) ->
     return ledger_of(self.app).cancel(task_id) is not None
 
 
-def _shallow(end: Ignore) -> Ignore:
-    """The same without the frames it came through: Celery (5.7) copies and formats all of them, twice."""
-    return end.with_traceback(None)
+@_shared(ADVANCE, ignore_result=True, Request=envelope.EnvelopeRequest)
+def advance_responses(self: _TASK, *steps: envelope.Sealed) -> None:
+    """Several steps of several responses, each under its own task id; published by the waiting room."""
+    envelope.deliver(self, steps, {SUBMIT: _submit, POLL: responses.poll})
 
 
-def check_call(
-    prompt: Any = None,
-    *,
-    model: Any = None,
-    label: Any = None,
-    expected: Any = None,
-    timeout: Any = None,
-    lane: Any = None,
-    return_exceptions: Any = False,
-    **fields: Any,
-) -> None:
-    """Refuse a call of `process_ai_response` that cannot work; raises `InvalidRequest`, which says why."""
-    check_request(prompt, fields)
-    if isinstance(expected, str) and expected not in LENGTHS:
-        raise InvalidRequest(f"`expected` is a number of seconds, or one of {', '.join(LENGTHS)}.")
-    for name, value in {"expected": expected, "timeout": timeout}.items():
-        if isinstance(value, str) and name == "expected":
-            continue
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST
-        ):
-            raise InvalidRequest(f"`{name}` is a number of seconds above 0, at most a month.")
-    if lane is not None and lane not in set(Lane):
-        raise InvalidRequest(f"`lane` is one of {', '.join(Lane)}.")
-    if label is not None and (not isinstance(label, str) or len(label) > 100):
-        raise InvalidRequest("`label` is a text of at most 100 characters.")
-    if model is not None and (not isinstance(model, str) or not model):
-        raise InvalidRequest("`model` is the name of a model.")
-    if not isinstance(return_exceptions, bool):
-        raise InvalidRequest("`return_exceptions` is True or False.")
+def _submit(task: _TASK, *args: Any, **kwargs: Any) -> handover.Outcome:
+    return responses.submit(task, _call(task, *args, **kwargs))
+
+
+def _call(task: _TASK, *args: Any, **kwargs: Any) -> Call:
+    priority = (task.request.delivery_info or {}).get("priority")
+    return read_call(task.app, runtime_of(task.app).settings, priority, *args, **kwargs)
+
+
+def _ended(task: _TASK, step: Callable[[], handover.Outcome]) -> dict[str, Any]:
+    try:
+        outcome = step()
+    except Ignore as end:
+        # Without the frames it came through: Celery (5.7) copies and formats all of them, twice.
+        raise end.with_traceback(None) from None
+    result: dict[str, Any] = handover.give(task, outcome)
+    return result

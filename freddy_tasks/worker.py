@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # missing in the stubs
-from celery import Task, bootsteps, signals
+from celery import bootsteps, signals
 from celery.exceptions import BackendError, Ignore
 from celery.worker import state
 from celery.worker.consumer import Consumer
@@ -22,16 +23,16 @@ from .dispatcher import Dispatcher
 from .doctor import examine_worker
 from .errors import ConfigurationError
 from .handover import Parked
-from .models import Lane
+from .packing import Pace
 from .runtime import ledger_of, runtime_of
 from .stopping import StopSignals
 
 logger = logging.getLogger(__name__)
+pace = Pace()  # of this worker's main process
 pool_logger = logging.getLogger("celery.pool")
 
 TASKS = "freddy_tasks."  # first part of the names of our tasks
 GREENLET_POLLING_INTERVAL = 5  # seconds of a BRPOP
-LOW_PRIORITY = 5  # and up, of 0 to 9; see `lane_of`
 
 
 class HopRequest(Request):
@@ -71,13 +72,18 @@ class HopRequest(Request):
                 "State server away; task %s comes back by its lease: %s", self.id, type(error).__name__
             )
 
+    def _note_pace(self, steps: int) -> None:
+        if self.time_start is not None:
+            pace.note(time.monotonic() - self.time_start, steps)
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """A hop that ended: parked, failed, or ignored."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
         if isinstance(error, Parked):
-            self.send_event("task-polling", result=error.text, eta=_iso(error.due))
+            self._note_pace(1)
+            self.send_event("task-polling", result=error.text, eta=iso(error.due))
         elif not return_ok and isinstance(error, RedisError | BackendError) and self.type in {SUBMIT, POLL}:
             # Celery could not store the outcome, and would make this error of its own the outcome. The ledger
             # has the true one, and the lease brings it back.
@@ -109,7 +115,9 @@ class DispatcherStep(bootsteps.StartStopStep):
             logger.critical("freddy_tasks cannot start: %s", error)
             raise SystemExit(1) from None
         pool_logger.addFilter(_without_arguments)
-        self.dispatcher = Dispatcher(parent.app, runtime, parent.hostname, _revoked)
+        self.dispatcher = Dispatcher(
+            parent.app, runtime, parent.hostname, _revoked, parent.concurrency, _taken_slots, pace
+        )
         signals.task_revoked.connect(self._on_revoked, weak=False, dispatch_uid=self._uid)
         signals.worker_shutting_down.connect(_hand_back, dispatch_uid="freddy_tasks.hand_back")
         self.dispatcher.start()
@@ -232,19 +240,6 @@ def _is_redis(channel: Any) -> bool:
     return hasattr(getattr(channel, "qos", None), "restore_by_tag")
 
 
-def lane_of(task: Task[Any, Any]) -> Lane:
-    """The lane of a message that names none, by its Celery priority.
-
-    The upper half of the range is the urgent one with RabbitMQ and the patient one with Redis, whose lowest
-    number goes first.
-    """
-    priority = (task.request.delivery_info or {}).get("priority") or 0
-    if priority < LOW_PRIORITY:
-        return Lane.NORMAL
-    is_amqp = str(task.app.conf.broker_url).startswith(("amqp", "pyamqp"))
-    return Lane.INTERACTIVE if is_amqp else Lane.BATCH
-
-
 def _without_arguments(record: logging.LogRecord) -> bool:
     """Hide what `celery.concurrency.base.BasePool.apply_async` (5.7) tells at DEBUG level: whole messages."""
     if isinstance(record.args, tuple) and any(str(shown).startswith(f"('{TASKS}") for shown in record.args):
@@ -252,7 +247,7 @@ def _without_arguments(record: logging.LogRecord) -> bool:
     return True
 
 
-def _iso(moment: float | None) -> str | None:
+def iso(moment: float | None) -> str | None:
     """As Celery spells the `eta` of an event."""
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
 
@@ -266,6 +261,10 @@ def _hand_back(**_: Any) -> None:
     """Celery gives back what a worker has taken and not begun only when it has stopped, seconds later."""
     for request in _unbegun():
         request.hand_back()
+
+
+def _taken_slots() -> int:
+    return len(state.reserved_requests)
 
 
 def _revoked() -> Iterable[str]:

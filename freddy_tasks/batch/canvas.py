@@ -10,7 +10,7 @@ from celery import chord
 from celery.canvas import Signature
 
 from freddy_tasks import tasks as response_tasks
-from freddy_tasks.continuation import SUBMIT, yielding
+from freddy_tasks.calls import check_call
 from freddy_tasks.errors import InvalidRequest
 
 from .broker import queue_of
@@ -36,7 +36,7 @@ class Call:
 def check(item: Item, options: Mapping[str, Any]) -> None:
     """Raise `InvalidRequest`, naming the item, where it cannot be sent with these options."""
     try:
-        response_tasks.check_call(item.prompt, **{**options, **item.options})
+        check_call(item.prompt, **{**options, **item.options})
     except InvalidRequest as error:
         raise InvalidRequest(f"Item {item.id!r}: {error.message}") from None
 
@@ -54,13 +54,9 @@ def body_of(call: Call, kept: Record, batch: str | Mapping[str, Any]) -> Signatu
 
 
 def queues_of(call: Call) -> tuple[str, ...] | None:
-    """Where the messages of prompts and end wait; None when that cannot be told."""
+    """Where the messages that end the batch wait; None when that cannot be told."""
     app, route = response_tasks.process_ai_response.app, _route(call)
-    names = {
-        queue_of(app, SUBMIT, call.group_options),
-        queue_of(app, COLLECT_BATCH, route),
-        queue_of(app, SALVAGE_BATCH, route),
-    }
+    names = {queue_of(app, name, route) for name in (COLLECT_BATCH, SALVAGE_BATCH)}
     return None if None in names else tuple(sorted(filter(None, names)))
 
 
@@ -89,8 +85,7 @@ def _members(call: Call, kept: Record, fails_fast: bool) -> Iterator[Signature[A
     for index, item in enumerate(call.items):
         options = {**call.options, **item.options, "return_exceptions": not fails_fast}
         member = response_tasks.process_ai_response.s(item.prompt, **options)
-        yields = yielding(response_tasks.process_ai_response, options.get("lane"), call.group_options)
-        member.set(**{**call.group_options, **yields, **_KEPT}, task_id=kept.task_id(index))
+        member.set(**{**call.group_options, **_KEPT}, task_id=kept.task_id(index))
         if fails_fast:
             member.link_error(stop)
         yield member

@@ -23,6 +23,7 @@ from freddy_tasks.runtime import runtime_of
 
 from . import look, plan, record
 from .canvas import Call, addressed, body_of, check, publish, queues_of
+from .desk import desk
 from .items import Written, fingerprint, ids_of, read_items
 from .progress import Progress, seconds_left
 from .record import COLLECT, FAIL_FAST, OnError, Record
@@ -58,7 +59,7 @@ def process_batch(
     `callback` gets the JSON of a `BatchResult` once all prompts have ended; `errback`, where the batch fails,
     the id of the task that failed. `on_error` is "collect": the callback runs whatever became of the prompts;
     a share from 0 to 1: `BatchFailed` when more than that have no answer; or "fail_fast": the first failure
-    cancels the rest, and the batch fails. A prompt whose message a Redis broker loses fails as `MessageLost`.
+    cancels the rest, and the batch fails.
 
     Raises `InvalidRequest`, before anything is published, for a prompt or an option that cannot be sent;
     `ConfigurationError` for a wrong `on_error` or a missing state server. When the broker fails half way,
@@ -219,8 +220,8 @@ class Batch:
         ledger, body = runtime_of(app).ledger, body_of(call, kept, kept.id)
         record.save(ledger, kept)
         try:
-            publish(call, kept, body)
-            # Not before: what is not published yet would look as if it were lost.
+            with desk(app, runtime_of(app)):
+                publish(call, kept, body)
             Register(app, ledger).enter(Entry(kept.id, addressed(body), queues_of(call)))
         except BaseException:
             _take_back(ledger, kept)

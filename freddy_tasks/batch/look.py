@@ -15,7 +15,6 @@ from freddy_tasks.models import Status
 from freddy_tasks.records import Phase
 
 CHUNK = 200  # tasks a round trip: of those that have ended, it brings the whole answers
-UNBEGUN = frozenset({None, Phase.CANCELLED})  # a message has yet to reach a worker, if only to end there
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,6 @@ class Standing:
     submitted: bool = False
     status: Status = Status.QUEUED
     polls: int = 0
-    lost: bool = False  # its last message was lost, or so it seemed
 
     @property
     def requests(self) -> int:
@@ -49,10 +47,10 @@ def standings(ledger: Ledger, task_ids: Sequence[str]) -> Iterator[tuple[str, St
         chunk = task_ids[start : start + CHUNK]
         with ledger.redis.pipeline(transaction=False) as pipe:
             for task_id in chunk:
-                pipe.hmget(f"{ledger.prefix}:job:{task_id}", "phase", "job", "lost")
+                pipe.hmget(f"{ledger.prefix}:job:{task_id}", "phase", "job")
             found = pipe.execute()
-        for task_id, (phase, job, lost) in zip(chunk, found, strict=True):
-            yield task_id, _standing(phase, json.loads(job) if job else {}, lost)
+        for task_id, (phase, job) in zip(chunk, found, strict=True):
+            yield task_id, _standing(phase, json.loads(job) if job else {})
 
 
 def _metas(backend: Any, task_ids: Sequence[str]) -> list[Mapping[str, Any] | None]:
@@ -62,7 +60,7 @@ def _metas(backend: Any, task_ids: Sequence[str]) -> list[Mapping[str, Any] | No
     return [None if value is None else backend.decode_result(value) for value in kept]
 
 
-def _standing(phase: str | None, job: Mapping[str, Any], lost: str | None) -> Standing:
+def _standing(phase: str | None, job: Mapping[str, Any]) -> Standing:
     if phase is None:
         return Standing()
     # One settled by its submit alone has no poll, and perhaps no id.
@@ -72,5 +70,4 @@ def _standing(phase: str | None, job: Mapping[str, Any], lost: str | None) -> St
         submitted,
         Status(job.get("status", Status.QUEUED)),
         int(job.get("polls", 0)),
-        lost == "1",
     )

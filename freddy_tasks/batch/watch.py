@@ -1,4 +1,4 @@
-"""Watches over open batches: one whose messages the broker has lost ends all the same."""
+"""Watches over open batches: one whose last message the broker has lost ends all the same."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from celery import Celery, bootsteps, signals, states
+from celery.canvas import maybe_signature
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -19,17 +20,17 @@ from freddy_tasks.records import Phase
 from freddy_tasks.runtime import Runtime, runtime_of
 from freddy_tasks.worker import DispatcherStep
 
-from . import broker, look, losses, record
+from . import broker, look, record
 from .record import FAIL_FAST, Record
 from .register import Entry, Register
+from .tasks import SALVAGE_BATCH
 
 logger = logging.getLogger(__name__)
 
 EVERY = 20.0  # seconds between two looks
 LOOKS = 3  # in a row at which a message is nowhere, before it counts as lost
 LEASE = 3.0  # times the pause between two looks, after which a watch that is silent is replaced
-MEMORY = 2 * 86_400  # seconds for which the ledger is sure to remember a prompt that has ended
-_OVER = look.UNBEGUN | {Phase.CLOSED, Phase.SUSPENDED}
+_OVER = {None, Phase.CANCELLED, Phase.CLOSED, Phase.SUSPENDED}
 
 Held = Callable[[tuple[str, ...]], frozenset[str] | None]
 
@@ -37,8 +38,8 @@ Held = Callable[[tuple[str, ...]], frozenset[str] | None]
 class Watch:
     """A thread of its own in each worker; of all of one app, one at a time looks, and the others stand by.
 
-    A message that the broker does not have is missed only where nothing else could bring a prompt on, or end
-    a batch: no worker has begun it, or all prompts have ended. `every` is in seconds.
+    What ends a batch is missed only where nothing else could end it: all its prompts have ended, and the
+    broker has no such message. `every` is in seconds.
     """
 
     def __init__(self, app: Celery, runtime: Runtime, every: float = EVERY) -> None:
@@ -77,7 +78,7 @@ class Watch:
                 return
             try:
                 vigil = vigils.get(batch_id) or self._begin(batch_id)
-                if vigil and vigil.keep(held, self._may_go_on):
+                if vigil and vigil.keep(held):
                     seen[batch_id] = vigil
                 else:
                     self._register.strike(batch_id)
@@ -116,9 +117,6 @@ class Watch:
             redis.set(self._lock, self._name, xx=True, px=life)
         )
 
-    def _may_go_on(self) -> bool:
-        return not self._stopping.is_set() and self._leads()
-
     def _step_down(self) -> None:
         redis = self._runtime.ledger.redis
         if redis.get(self._lock) == self._name:
@@ -133,38 +131,24 @@ class _Vigil:
         self._runtime = runtime
         self._record = kept
         self._entry = entry
-        self._positions = {task_id: index for index, task_id in enumerate(kept.task_ids())}
-        self._silent = dict.fromkeys(self._positions, look.Standing())
-        self._unended = list(self._positions)
+        self._unended = kept.task_ids()
         self._missed: dict[str, int] = {}
 
-    def keep(self, held: Held, may_go_on: Callable[[], bool]) -> bool:
+    def keep(self, held: Held) -> bool:
         """Look once, and do what is to be done; False when the batch has ended."""
         ends = {self._record.body_id, self._record.salvage_id}
         found = look.ready_metas(self._app.backend, sorted(ends))
         end = missing_end(self._record, {task_id: str(meta["status"]) for task_id, meta in found})
         if end is None:
             return False
-        self._hear_the_silent()
-        awaited = set(self._silent) if self._silent else {end} if self._all_are_over() else set()
+        awaited = {end} if self._all_are_over() else set()
         seen = held(self._entry.queues) if awaited and self._entry.queues is not None else None
         if seen and seen & ends:  # the one may yet publish the other
             seen |= ends
         self._missed = missed(self._missed, awaited, seen)
-        lost = {task_id for task_id, looks in self._missed.items() if looks >= LOOKS}
-        if end in lost:
-            self._publish_end(end)
-        elif lost:
-            self._end_prompts(lost, may_go_on)
+        if self._missed.get(end, 0) >= LOOKS:
+            self._publish(end)
         return True
-
-    def _hear_the_silent(self) -> None:
-        """Strike out those that a worker has begun, or that have ended without one."""
-        standings = look.standings(self._runtime.ledger, list(self._silent))
-        silent = {task_id: seen for task_id, seen in standings if seen.phase in look.UNBEGUN}
-        for task_id, _ in look.ready_metas(self._app.backend, list(silent)):
-            del silent[task_id]
-        self._silent = silent
 
     def _all_are_over(self) -> bool:
         """Whether nothing is to be done for any prompt; it looks no further than to the first that is not."""
@@ -176,28 +160,20 @@ class _Vigil:
                 return False
         return True
 
-    def _end_prompts(self, lost: Set[str], may_go_on: Callable[[], bool]) -> None:
-        logger.warning(
-            "Batch %s: the messages of %d prompts are lost; no worker has begun them",
-            self._record.id,
-            len(lost),
-        )
-        if self._runtime.clock() - self._record.created_at > MEMORY:
-            # They may have ended and be forgotten: nobody can say that nothing was sent.
-            self._silent = {one: seen for one, seen in self._silent.items() if one not in lost}
-            return
-        for task_id in sorted(lost, key=self._positions.__getitem__):
-            if not may_go_on():
-                return
-            self._end_prompt(task_id)
+    def _publish(self, task_id: str) -> None:
+        """Publish again what ends the batch, under the task id it had: the chord's body, or its stand-in.
 
-    def _end_prompt(self, task_id: str) -> None:
-        index, seen = self._positions[task_id], self._silent[task_id]
-        losses.end_prompt(self._app, self._runtime.ledger, self._record, self._entry, index, seen)
-
-    def _publish_end(self, task_id: str) -> None:
+        The results are not in this message: it finds them where they are kept.
+        """
         logger.warning("Batch %s: the message that ends it is lost, and is sent again", self._record.id)
-        losses.publish_end(self._app, self._record, self._entry, task_id)
+        body: Any = maybe_signature(dict(self._entry.body), app=self._app)
+        if task_id == self._record.body_id:
+            body.apply_async((None,))
+        else:
+            for errback in body.options.get("link_error") or ():
+                signature: Any = maybe_signature(errback, app=self._app)
+                if signature.task == SALVAGE_BATCH:
+                    signature.apply_async((self._record.body_id,))
         self._missed = {}
 
 

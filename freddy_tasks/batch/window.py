@@ -10,16 +10,15 @@ from itertools import islice
 from typing import Any
 
 from celery import Celery
-from kombu import Producer
-from kombu.exceptions import ChannelError
 
-from freddy_tasks.continuation import HIDDEN, SUBMIT, yielding
+from freddy_tasks.continuation import HIDDEN, SUBMIT
 from freddy_tasks.errors import OutcomeUnknown
-from freddy_tasks.ledger import Ledger
 from freddy_tasks.records import Phase
+from freddy_tasks.runtime import Runtime
 
 from . import look
 from .checkpoint import Checkpoint
+from .desk import Desk, desk
 from .items import Item, ItemId
 from .result import BatchItem, Outcome
 
@@ -43,15 +42,15 @@ class Window:
     them. `queue` None: where the app routes it.
 
     While there is a mark of this run in the state server, what the ledger does not know was never begun, and
-    may be published again. Where the mark is gone, the server was emptied or days have passed, and what was
-    sent may have been answered: its outcome is unknown. A message that the broker has lost is published
-    again: as its task id is the same, it is one submit even where the message turns up after all.
+    may be published again: as its task id is the same, it is one submit even where it was. Where the mark is
+    gone, the server was emptied or days have passed, and what was sent may have been answered: its outcome is
+    unknown.
     """
 
     def __init__(
         self,
         app: Celery,
-        ledger: Ledger,
+        runtime: Runtime,
         checkpoint: Checkpoint,
         items: Iterable[Item],
         *,
@@ -62,7 +61,8 @@ class Window:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
-        self._ledger = ledger
+        self._runtime = runtime
+        self._ledger = runtime.ledger
         self._checkpoint = checkpoint
         self._items = items
         self._size = size
@@ -70,12 +70,11 @@ class Window:
         self._queue = queue
         self._monotonic = monotonic
         self._in_flight: dict[str, tuple[int, ItemId]] = {}
-        self._unseen: set[str] = set()  # of those in flight: no worker had begun them at the last survey
         self._unsent: deque[tuple[int, Item]] = deque()
         self._exhausted = False
         self._next_survey = monotonic() + SURVEY_EVERY
-        self._mark = f"{ledger.prefix}:batch-run:{checkpoint.manifest.run}"
-        if checkpoint.is_begun and not ledger.redis.exists(self._mark):
+        self._mark = f"{self._ledger.prefix}:batch-run:{checkpoint.manifest.run}"
+        if checkpoint.is_begun and not self._ledger.redis.exists(self._mark):
             self._write_off(islice(items, min(end, checkpoint.manifest.sent_below)))
         self._remember()
         self._todo = self._open(islice(items, end))
@@ -126,24 +125,24 @@ class Window:
         named = {self._checkpoint.task_id(index): (index, item) for index, item in self._unsent}
         sent_below = self._checkpoint.manifest.sent_below
         need_none = self._known(
-            [task_id for task_id, (index, _) in named.items() if index < sent_below], unless=look.UNBEGUN
+            [task_id for task_id, (index, _) in named.items() if index < sent_below],
+            unless={None, Phase.CANCELLED},
         )
         self._checkpoint.note_sent_below(max((index + 1 for index, _ in self._unsent), default=0))
         self._in_flight.update({task_id: (index, item.id) for task_id, (index, item) in named.items()})
-        with self._app.producer_pool.acquire(block=True) as producer:
+        with desk(self._app, self._runtime) as producer:
             for task_id, (_, item) in named.items():
                 if task_id not in need_none:
                     self._send(producer, task_id, item)
-                self._unsent.popleft()
+        self._unsent.clear()
 
-    def _send(self, producer: Producer, task_id: str, item: Item) -> None:
+    def _send(self, producer: Desk, task_id: str, item: Item) -> None:
         # Not by `send_task`, which would subscribe this process to the result of each prompt for good.
         kwargs = {**self._options, **item.options, "return_exceptions": True}
         message = self._app.amqp.create_task_message(
             task_id, SUBMIT, [item.prompt], kwargs, root_id=task_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN
         )
-        yields = yielding(self._app.tasks[SUBMIT], kwargs.get("lane"), {})
-        self._app.amqp.send_task_message(producer, SUBMIT, message, **{**self._route(), **yields})
+        self._app.amqp.send_task_message(producer, SUBMIT, message, **self._route())
 
     def _route(self) -> dict[str, Any]:
         route: dict[str, Any] = self._app.amqp.router.route(
@@ -173,36 +172,22 @@ class Window:
     def _survey(self) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
         """Those whose end would be waited for in vain: closed, or forgotten, and without a result."""
         is_marked = self._ledger.redis.exists(self._mark)
-        silent, unseen = [], set()
+        silent, lost = [], set()
         for task_id, standing in look.standings(self._ledger, list(self._in_flight)):
-            if standing.phase is Phase.CLOSED or (standing.phase is None and not is_marked):
+            if standing.phase is None and is_marked:
+                lost.add(self._in_flight[task_id][0])
+            elif standing.phase in {None, Phase.CLOSED}:
                 silent.append(task_id)
-            elif standing.phase in look.UNBEGUN:
-                unseen.add(task_id)
-        # One look is too few: a worker takes its messages out of the queue some time before it begins them.
-        lost, self._unseen = unseen & self._unseen, unseen
-        if lost and self._is_queue_empty():
-            self._take_up({self._in_flight[task_id][0] for task_id in lost})
+        if lost:
+            self._take_up(lost)
         for start in range(0, len(silent), STEP):
             chunk = silent[start : start + STEP]
             metas = dict(look.ready_metas(self._app.backend, chunk))  # stored before it was closed
             yield from ((task_id, metas.get(task_id)) for task_id in chunk)
 
-    def _is_queue_empty(self) -> bool:
-        """True when the broker has no message in the queue of our prompts; False where it cannot be told."""
-        route = self._route()
-        if "exchange" in route or "routing_key" in route:
-            return False
-        with self._app.producer_pool.acquire(block=True) as producer:
-            try:
-                declared = route["queue"](producer.channel).queue_declare(passive=True)
-            except ChannelError:  # to Redis, an empty queue is none
-                return True
-        return bool(declared.message_count == 0)
-
     def _take_up(self, indexes: Set[int]) -> None:
         """Let the next step publish these again."""
-        logger.warning("The broker has lost %d messages of this batch: they are sent again", len(indexes))
+        logger.warning("Nothing is known of %d prompts of this batch: they line up again", len(indexes))
         items = enumerate(islice(self._items, max(indexes) + 1))
         self._unsent.extend((index, item) for index, item in items if index in indexes)
 

@@ -17,9 +17,9 @@ from freddy_tasks.batch.checkpoint import Checkpoint, manifest_of
 from freddy_tasks.batch.handle import LANE
 from freddy_tasks.batch.source import FORMATS, PROMPT, SUFFIXES, Checked, Format, GoodItems, Source, check
 from freddy_tasks.budget import Budget
+from freddy_tasks.calls import check_call
 from freddy_tasks.errors import InvalidRequest
 from freddy_tasks.models import Lane
-from freddy_tasks.tasks import check_call
 
 from .apps import app_option, settings
 from .batch_display import duration

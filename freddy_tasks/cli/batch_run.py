@@ -71,7 +71,7 @@ class BatchRun:
             runtime = runtime_for(app)
             window = Window(
                 app,
-                runtime.ledger,
+                runtime,
                 self._checkpoint,
                 self._items,
                 end=self._end,

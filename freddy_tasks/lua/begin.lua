@@ -17,10 +17,9 @@ local ahead = redis.call('ZCARD', READY.look) > 0
   or redis.call('ZCOUNT', READY.submit, '-inf', lane * LANE + now) > 0
 local granted = budget_room() >= 1 and may_submit(0) and not (is_limited() and ahead)
 local deadline = now + ((whole or granted) and timeout or admission)
-redis.call('HSET', key, 'phase', granted and 'sent' or 'queued', 'generation', 1, 'holder', 'claimed',
-  'body', ARGV[7], 'options', ARGV[8], 'job', ARGV[9], 'lane', lane, 'timeout', timeout,
-  'deadline', seconds(deadline), 'started', (whole or granted) and '1' or '0', 'whole', whole and '1' or '0',
-  'attempts', 0, 'begun', seconds(now), 'nonce', ARGV[15])
+record_submit(id, granted and 'sent' or 'queued', ARGV[7], ARGV[8], ARGV[9], lane, timeout, whole or granted, whole,
+  deadline)
+redis.call('HSET', key, 'holder', 'claimed', 'nonce', ARGV[15])
 if not granted then
   line_up(id, 'queued', lane, deadline)
   return { 'lined_up', seconds(now) }

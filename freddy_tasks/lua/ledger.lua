@@ -77,3 +77,10 @@ local function refusal(id, generation)
   if state[1] ~= generation or state[2] ~= 'claimed' then return { 'fenced', state[3] } end
   return nil
 end
+
+-- The record of a prompt that was never seen before.
+local function record_submit(id, phase, body, options, job, lane, timeout, started, whole, deadline)
+  redis.call('HSET', key_of(id), 'phase', phase, 'generation', 1, 'holder', '', 'body', body, 'options', options,
+    'job', job, 'lane', lane, 'timeout', timeout, 'deadline', seconds(deadline), 'started', started and '1' or '0',
+    'whole', whole and '1' or '0', 'attempts', 0, 'begun', seconds(now))
+end

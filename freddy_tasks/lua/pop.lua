@@ -1,6 +1,6 @@
 -- Take what is due out of the waiting room for publishing, and leave a lease behind for each.
--- ARGV: most, lease
-local most, lease = tonumber(ARGV[6]), tonumber(ARGV[7])
+-- ARGV: most, lease, submits (at the most, of those that line up)
+local most, lease, submits = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local released = {}
 wakes_others = false
 
@@ -42,12 +42,13 @@ while room - taken >= 1 and #released < most do
   local other = turn == 'look' and 'submit' or 'look'
   local id, line
   for _, kind in ipairs({ turn, other }) do
-    if not id and (kind == 'look' or may_submit(taken)) then
+    if not id and (kind == 'look' or submits > 0 and may_submit(taken)) then
       line = READY[kind]
       id = redis.call('ZRANGE', line, 0, 0)[1]
     end
   end
   if not id then break end
+  if line == READY.submit then submits = submits - 1 end
   redis.call('ZREM', line, id)
   taken = taken + release(id, seconds(now))
   turn = other

@@ -6,11 +6,11 @@ import json
 import threading
 import uuid
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 from celery import signals
-from kombu import Producer
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError  # noqa: A004  # the one that a client of Redis raises
 from shop import Shop, wait_for
@@ -25,10 +25,12 @@ from freddy_tasks import (
     cancel_response,
     process_batch,
 )
-from freddy_tasks.batch import Outcome, handle, look
+from freddy_tasks.batch import Outcome, desk, handle, look
 from freddy_tasks.batch.record import Record
 from freddy_tasks.batch.tasks import collect_batch, salvage_batch
 from freddy_tasks.continuation import POLL, SUBMIT
+from freddy_tasks.ledger import Ledger
+from freddy_tasks.records import Enlisted, Phase
 
 OPTIONS = {"queue": "urgent", "shadow": "ours"}
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
@@ -244,6 +246,14 @@ def test_nobody_waits_for_an_end_that_was_lost(shop: Shop, monkeypatch: pytest.M
     assert Batch.restore(batch.id).get(DEADLINE).counts["completed"] == 4
 
 
+def forget(shop: Shop, batch: Batch) -> None:
+    """Let the ledger know nothing of its prompts."""
+    ledger = shop.runtime.ledger
+    ledger.redis.delete(*(f"{ledger.prefix}:job:{task_id}" for task_id in batch.task_ids))
+    for line in ("due", "ready:submit", "ready:look"):
+        ledger.redis.zrem(f"{ledger.prefix}:{line}", *batch.task_ids)
+
+
 def test_nobody_waits_for_a_batch_that_the_servers_have_forgotten(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +262,7 @@ def test_nobody_waits_for_a_batch_that_the_servers_have_forgotten(
     batch = process_batch(["ants", "bees"], group_options={"queue": "nobodys"})
     client = shop.runtime.ledger.redis
     client.delete(*client.keys("nobodys*"), *client.keys(f"*{batch.id}"))
+    forget(shop, batch)
 
     assert [item.outcome for item in batch.results(DEADLINE)] == [Outcome.UNKNOWN] * 2
     assert batch.get(DEADLINE).counts["unknown"] == 2
@@ -265,6 +276,7 @@ def test_what_ended_days_ago_and_is_not_kept_is_unknown(shop: Shop) -> None:
     kept = json.loads(client.get(key))
     client.set(key, json.dumps({**kept, "created_at": kept["created_at"] - 4 * 86_400}))
     client.delete(*client.keys("nobodys*"))
+    forget(shop, batch)
 
     old = Batch.restore(batch.id)
     assert old.progress().unknown == 2
@@ -356,44 +368,42 @@ def test_prompts_wait_in_the_broker_behind_the_polls_of_others(
     assert {poll["delivery_info"]["priority"] for poll in polls} == {later}
 
 
+def breaking_off(monkeypatch: pytest.MonkeyPatch, after: int, then: Callable[[], None]) -> None:
+    """Let the state server go away for this thread, after so many prompts."""
+    enlist, left, caller = Ledger.enlist, iter(range(after)), threading.current_thread()
+
+    def refuse(self: Ledger, prompts: Iterable[Enlisted]) -> list[Phase]:
+        if threading.current_thread() is caller and next(left, None) is None:
+            then()
+            raise ConnectionError("the state server is away")
+        return enlist(self, prompts)
+
+    monkeypatch.setattr(desk, "CHUNK", 1)
+    monkeypatch.setattr(Ledger, "enlist", refuse)
+
+
 def test_a_publish_that_breaks_off_leaves_nothing_behind(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in the queue already is cancelled before it can cost anything."""
-    published = Producer.publish
-    left = iter(range(3))
-
-    def refuse(self: Producer, *args: Any, **kwargs: Any) -> Any:
-        if threading.current_thread() is threading.main_thread() and next(left, None) is None:
-            raise OperationalError("the broker is away")
-        return published(self, *args, **kwargs)
-
-    monkeypatch.setattr(Producer, "publish", refuse)
+    """What lines up already is cancelled before it can cost anything."""
+    breaking_off(monkeypatch, 3, monkeypatch.undo)
     with pytest.raises(OperationalError):
         process_batch([ENDLESS.format(number) for number in range(5)], callback=shop.note.s())
 
-    monkeypatch.undo()
     wait_for(lambda: shop.api.counts.deletes == shop.api.counts.posts)
     assert shop.api.counts.posts <= 3
     assert shop.witness.calls_of("note") == []
 
 
-def test_the_brokers_error_goes_up_when_the_state_server_is_away_as_well(
+def test_a_batch_that_can_be_neither_published_nor_cancelled_is_named(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is usually the same server: the log names the batch that is to be cancelled later."""
-    published = Producer.publish
-
-    def refuse(self: Producer, *args: Any, **kwargs: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():
-            return published(self, *args, **kwargs)
-        monkeypatch.setattr(shop.runtime.ledger, "cancel", lose)
-        raise OperationalError("the broker is away")
+    """The log says which one is to be cancelled later."""
 
     def lose(task_id: str) -> None:
         raise ConnectionError("the state server is away")
 
-    monkeypatch.setattr(Producer, "publish", refuse)
+    breaking_off(monkeypatch, 1, lambda: monkeypatch.setattr(shop.runtime.ledger, "cancel", lose))
     with pytest.raises(OperationalError), caplog.at_level("WARNING", "freddy_tasks.batch.handle"):
-        process_batch(["ants"])
+        process_batch(["ants", "bees"])
 
     assert "published in part" in caplog.text
 

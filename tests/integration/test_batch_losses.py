@@ -1,4 +1,4 @@
-"""Batches whose messages the broker loses: they end, and nothing that may yet come is given up."""
+"""Batches whose last message the broker loses: they end, and nothing that may yet come is sent twice."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery
-from celery.backends.redis import RedisBackend
 from kombu.transport.redis import Channel
 from redis.exceptions import ConnectionError  # noqa: A004  # the one that a client of Redis raises
 from shop import Shop, wait_for
@@ -19,20 +19,17 @@ from shop import Shop, wait_for
 from freddy_tasks import (
     Batch,
     BatchResult,
-    MessageLost,
     ResponseFailed,
-    cancel_response,
     process_batch,
 )
-from freddy_tasks.batch import Outcome, broker
+from freddy_tasks.batch import broker
 from freddy_tasks.batch import look as looking
 from freddy_tasks.batch.record import Record
 from freddy_tasks.batch.register import Register
 from freddy_tasks.batch.tasks import COLLECT_BATCH, SALVAGE_BATCH
-from freddy_tasks.batch.watch import LOOKS, MEMORY, Watch, WatchStep
+from freddy_tasks.batch.watch import LOOKS, Watch, WatchStep
 from freddy_tasks.continuation import SUBMIT
 from freddy_tasks.embedded import EmbeddedServer
-from freddy_tasks.records import Phase
 
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
 ENDLESS = "Wait {} [emulate: duration=600]"
@@ -135,161 +132,6 @@ def losing(name: str) -> Iterator[list[Mapping[str, Any]]]:
         yield lost
 
 
-@pytest.mark.parametrize("on_error", ["collect", 0.5])
-def test_a_batch_ends_without_the_prompt_whose_message_was_lost(
-    shop: Shop, watch: Watch, late: Late, on_error: str | float
-) -> None:
-    """Nobody looks at its handle: the callback runs once, the prompt has failed, and can be sent again."""
-    prompts = [f"prompt {number}" for number in range(4)]
-    batch = process_batch(prompts, callback=shop.note.s(), on_error=on_error, group_options=late.options)
-    late.lose(batch.task_ids[1])
-    late.read()
-    wait_for(lambda: batch.progress().completed == 3)
-
-    look(watch, LOOKS - 1)
-    assert batch.progress().ended == 3
-    look(watch, 1)
-    result = callback_of(shop)
-    assert [item.outcome for item in result.items] == [
-        Outcome.COMPLETED,
-        Outcome.FAILED,
-        Outcome.COMPLETED,
-        Outcome.COMPLETED,
-    ]
-    assert isinstance(result.failed[0].error, MessageLost)
-    assert batch.get(DEADLINE).to_result() == result.to_result()
-    wait_for(lambda: not is_open(shop, batch))
-    look(watch)
-    again = batch.retry_failed(group_options={})
-    assert [item.output_text for item in again.get(DEADLINE).items] == ["About prompt 1"]
-    assert shop.api.counts.posts == 4
-    wait_for(lambda: len(shop.witness.calls_of("note")) == 2)  # one for each batch
-
-
-def test_a_lost_message_is_the_failure_that_ends_a_batch_at_once(
-    shop: Shop, watch: Watch, late: Late
-) -> None:
-    """The first failure of a "fail_fast" one: the rest is cancelled, and its errback is called."""
-    batch = process_batch(
-        ["ants", ENDLESS.format(1), "bees", ENDLESS.format(2)],
-        on_error="fail_fast",
-        callback=shop.note.s(),
-        errback=shop.complain.s(),
-        group_options=late.options,
-    )
-    for lost in (0, 2):
-        late.lose(batch.task_ids[lost])
-    late.read()
-    wait_for(lambda: shop.api.counts.posts == 2)
-
-    look(watch)
-    wait_for(lambda: shop.api.counts.deletes == 2)
-    look(watch, 1)
-    assert len(wait_for(lambda: shop.witness.calls_of("complain"))) == 1
-    with pytest.raises(MessageLost):
-        batch.get(DEADLINE)
-    assert [item.outcome for item in batch.results(DEADLINE)] == [Outcome.FAILED] + 3 * [Outcome.CANCELLED]
-    look(watch, 1)
-    assert not is_open(shop, batch)
-    assert shop.witness.calls_of("note") == []
-
-
-def test_a_message_that_a_dead_worker_holds_is_waited_for(shop: Shop, watch: Watch, late: Late) -> None:
-    """It comes back with the visibility timeout, however long that is; its prompt is answered."""
-    batch = process_batch(["ants", "bees", "cats"], callback=shop.note.s(), group_options=late.options)
-    with shop.app.connection_for_read() as connection:
-        dead = connection.channel()
-        held = dead.basic_get(late.name)
-        late.read()
-        wait_for(lambda: batch.progress().completed == 2)
-
-        look(watch, 3 * LOOKS)
-        assert batch.progress().waiting == 1
-        dead.qos.restore_by_tag(held.delivery_tag)
-        assert callback_of(shop).counts["completed"] == 3
-    assert shop.api.counts.posts == 3
-
-
-def test_a_message_that_waits_is_waited_for(shop: Shop, watch: Watch, late: Late) -> None:
-    """No worker reads the queue, for as long as it likes; so with those before and behind it."""
-    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=late.options)
-    look(watch, 3 * LOOKS)
-    late.read()
-
-    assert callback_of(shop).counts["completed"] == 2
-    assert batch.get(DEADLINE).counts["completed"] == 2
-
-
-def test_a_purged_batch_ends(shop: Shop, watch: Watch, late: Late) -> None:
-    """All its prompts have failed, in order."""
-    batch = process_batch(
-        [{"id": "a", "prompt": "ants"}, {"id": "b", "prompt": "bees"}],
-        callback=shop.note.s(),
-        group_options=late.options,
-    )
-    with shop.app.connection_for_write() as connection:
-        assert connection.default_channel.queue_purge(late.name) == 2
-    late.read()
-    look(watch)
-
-    result = callback_of(shop)
-    assert [(item.id, type(item.error)) for item in result.failed] == [("a", MessageLost), ("b", MessageLost)]
-    assert batch.get(DEADLINE).to_result() == result.to_result()
-    assert shop.api.counts.posts == 0
-
-
-def test_a_message_that_turns_up_after_all_changes_nothing(shop: Shop, watch: Watch, late: Late) -> None:
-    """It was given up, and may have been sent again: it makes no request, and calls nobody."""
-    batch = process_batch(["ants"], callback=shop.note.s(), group_options=late.options)
-    key, message = late.lose(batch.task_ids[0])
-    look(watch)
-    late.read()
-    result = callback_of(shop)
-    late.client.lpush(key, message)
-    wait_for(lambda: shop.witness.hops(batch.task_ids[0]))
-    wait_for(lambda: not late.messages() and not late.client.hlen("unacked"))
-
-    assert shop.app.AsyncResult(batch.task_ids[0]).result == result.items[0].error.to_result()
-    assert shop.api.counts.posts == 0
-    assert len(shop.witness.calls_of("note")) == 1
-
-
-def test_a_prompt_that_begins_at_the_last_moment_is_left_alone(
-    shop: Shop, watch: Watch, late: Late, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the last look into the ledger and the fence: the fence is not put up."""
-    batch = process_batch(["ants"], callback=shop.note.s(), group_options=late.options)
-    key, message = late.lose(batch.task_ids[0])
-    late.read()
-    look(watch, LOOKS - 1)
-    held = broker.held
-
-    def hold(*args: Any) -> frozenset[str] | None:
-        found = held(*args)
-        late.client.lpush(key, message)
-        wait_for(lambda: shop.runtime.ledger.record(batch.task_ids[0]))
-        return found
-
-    monkeypatch.setattr(broker, "held", hold)
-    look(watch, 1)
-
-    assert callback_of(shop).counts["completed"] == 1
-
-
-def test_a_prompt_that_was_cancelled_before_its_message_was_lost_is_cancelled(
-    shop: Shop, watch: Watch, late: Late
-) -> None:
-    """Only a message could have told Celery."""
-    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=late.options)
-    cancel_response(batch.task_ids[0])
-    late.lose(batch.task_ids[0])
-    late.read()
-    wait_for(lambda: batch.progress().completed == 1)
-    look(watch)
-
-    assert callback_of(shop).counts == {"completed": 1, "failed": 0, "cancelled": 1, "unknown": 0}
-
-
 @pytest.mark.parametrize("on_error", ["collect", "fail_fast"])
 def test_a_batch_whose_chord_celery_has_forgotten_ends(
     shop: Shop, watch: Watch, late: Late, on_error: str, monkeypatch: pytest.MonkeyPatch
@@ -370,62 +212,36 @@ def test_a_callback_keeps_the_task_id_that_it_has(shop: Shop) -> None:
     wait_for(lambda: [request for request in shop.witness.requests if request["id"] == "chosen"])
 
 
-def test_forgotten_prompts_of_an_old_batch_are_unknown_and_it_ends(
-    shop: Shop, watch: Watch, late: Late
-) -> None:
-    """After days the silence of the ledger proves nothing: they may have been answered, and paid for."""
-    batch = process_batch(["ants", "bees"], callback=shop.note.s(), group_options=late.options)
-    [key] = late.client.keys(f"*:batch:{batch.id}")
-    kept = json.loads(late.client.get(key))
-    late.client.set(key, json.dumps({**kept, "created_at": kept["created_at"] - MEMORY}))
-    late.lose(batch.task_ids[0])
-    late.read()
-    wait_for(lambda: batch.progress().completed == 1)
-
-    look(watch, LOOKS)
-    assert shop.runtime.ledger.record(batch.task_ids[0]) is None
-    look(watch, LOOKS)
-    assert callback_of(shop).counts == {"completed": 1, "failed": 0, "cancelled": 0, "unknown": 1}
+@contextmanager
+def without_its_end(shop: Shop, **options: Any) -> Iterator[Batch]:
+    """A batch whose prompt was answered, and the message that ends it lost."""
+    with losing(COLLECT_BATCH) as lost:
+        batch = process_batch(["ants"], **options)
+        wait_for(lambda: lost)
+    wait_for(lambda: batch.progress().done and not running(shop))
+    yield batch
 
 
-def test_a_watch_that_died_between_fence_and_outcome_is_made_up_for(
-    shop: Shop, watch: Watch, late: Late
-) -> None:
-    """Nobody cancelled that prompt: it was lost, and can be sent again."""
-    ledger = shop.runtime.ledger
-    batch = process_batch(["ants"], group_options=late.options)
-    late.lose(batch.task_ids[0])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RedisBackend, "mark_as_done", die)
-        look(watch)
-    assert ledger.record(batch.task_ids[0]).phase is Phase.CANCELLED
-    assert batch.progress().waiting == 1
-
-    look(watch)
-    assert [type(item.error) for item in batch.results(DEADLINE)] == [MessageLost]
-
-
-def die(*_: Any, **__: Any) -> None:
-    """The end of whoever does this."""
-    raise RuntimeError("killed")
+def has_ended(shop: Shop, batch: Batch) -> bool:
+    """Whether its body has a result."""
+    return bool(wait_for(lambda: not running(shop)) and batch.body.ready())
 
 
 def test_looks_before_a_server_was_away_do_not_count(
-    shop: Shop, watch: Watch, late: Late, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile workers may have kept messages that they could not put back."""
-    batch = process_batch(["ants"], group_options=late.options)
-    late.lose(batch.task_ids[0])
-    look(watch, LOOKS - 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(broker, "held", lose_connection)
-        with pytest.raises(ConnectionError):
-            watch.look()
+    with without_its_end(shop) as batch:
+        look(watch, LOOKS - 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(broker, "held", lose_connection)
+            with pytest.raises(ConnectionError):
+                watch.look()
 
-    look(watch, LOOKS - 1)
-    assert batch.progress().waiting == 1
-    look(watch, 1)
-    assert batch.progress().failed == 1
+        look(watch, LOOKS - 1)
+        assert not has_ended(shop, batch)
+        look(watch, 1)
+        wait_for(batch.body.ready)
 
 
 def lose_connection(*_: Any) -> None:
@@ -433,63 +249,61 @@ def lose_connection(*_: Any) -> None:
     raise ConnectionError("the broker is away")
 
 
-def test_a_batch_that_cannot_be_looked_at_holds_no_other_up(shop: Shop, watch: Watch, late: Late) -> None:
+def test_a_batch_that_cannot_be_looked_at_holds_no_other_up(shop: Shop, watch: Watch) -> None:
     """What is kept of its end cannot be read."""
-    spoilt, batch = (process_batch(["ants"], group_options=late.options) for _ in range(2))
-    late.lose(batch.task_ids[0])
-    late.client.set(shop.app.backend.get_key_for_task(spoilt.id), "no JSON")
-    look(watch)
+    client = shop.runtime.ledger.redis
+    with without_its_end(shop) as spoilt, without_its_end(shop) as batch:
+        client.set(shop.app.backend.get_key_for_task(spoilt.id), "no JSON")
+        look(watch)
 
-    assert batch.progress().failed == 1
-    assert is_open(shop, spoilt)
-    late.client.delete(shop.app.backend.get_key_for_task(spoilt.id))
+        wait_for(batch.body.ready)
+        assert is_open(shop, spoilt)
+        client.delete(shop.app.backend.get_key_for_task(spoilt.id))
 
 
-@pytest.mark.parametrize("route", ["queue", "exchange"])
-def test_where_the_broker_cannot_tell_nothing_is_given_up(
-    shop: Shop, watch: Watch, late: Late, monkeypatch: pytest.MonkeyPatch, route: str
+@pytest.mark.parametrize("place", ["behind", "anywhere"])
+def test_where_the_broker_cannot_tell_nothing_is_sent_again(
+    shop: Shop, watch: Watch, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """Behind more messages than are read, or by a route that may lead anywhere."""
-    options = late.options if route == "queue" else {"exchange": late.name, "routing_key": late.name}
-    batch = process_batch(["ants"], group_options=options)
-    if route == "queue":
-        late.lose(batch.task_ids[0])
-        shop.note.apply_async((0,), queue=late.name)
-        monkeypatch.setattr(broker, "MOST", 0)
-    look(watch, 3 * LOOKS)
+    register = register_of(shop)
+    with without_its_end(shop) as batch:
+        if place == "behind":
+            monkeypatch.setattr(broker, "MOST", -1)
+        else:
+            register.enter(replace(register.read(batch.id), queues=None))
+        look(watch, 3 * LOOKS)
 
-    assert batch.progress().waiting == 1
-    assert is_open(shop, batch)
+        assert not has_ended(shop, batch)
+        assert is_open(shop, batch)
 
 
-def test_one_watch_at_a_time_looks(shop: Shop, watch: Watch, late: Late) -> None:
+def test_one_watch_at_a_time_looks(shop: Shop, watch: Watch) -> None:
     """A second one stands by, and begins from nothing when the first has stopped."""
     second = Watch(shop.app, shop.runtime, every=60.0)
-    batch = process_batch(["ants"], group_options=late.options)
-    late.lose(batch.task_ids[0])
-    look(watch, 1)
-    look(second, 2 * LOOKS)
-    assert batch.progress().waiting == 1
+    with without_its_end(shop) as batch:
+        look(watch, 1)
+        look(second, 2 * LOOKS)
+        assert not has_ended(shop, batch)
 
-    watch.start()
-    watch.stop()
-    look(second, LOOKS - 1)
-    assert batch.progress().waiting == 1
-    look(second, 1)
-    assert batch.progress().failed == 1
+        watch.start()
+        watch.stop()
+        look(second, LOOKS - 1)
+        assert not has_ended(shop, batch)
+        look(second, 1)
+        wait_for(batch.body.ready)
 
 
-def test_a_watch_works_by_itself(shop: Shop, late: Late, valkey: EmbeddedServer) -> None:
-    """Its thread looks, ends what is lost, and leaves the lead to others when it stops."""
+def test_a_watch_works_by_itself(shop: Shop) -> None:
+    """Its thread looks, sends what is lost again, and leaves the lead to others when it stops."""
     lead = f"{register_of(shop).key}:watch"
-    batch = process_batch(["ants"], group_options=late.options)
-    late.lose(batch.task_ids[0])
-    alone = Watch(shop.app, shop.runtime, every=0.02)
-    alone.start()
-    wait_for(lambda: batch.progress().failed == 1)
-    alone.stop()
+    with without_its_end(shop) as batch:
+        alone = Watch(shop.app, shop.runtime, every=0.02)
+        alone.start()
+        wait_for(batch.body.ready)
+        alone.stop()
 
-    assert late.client.get(lead) is None
+        assert shop.runtime.ledger.redis.get(lead) is None
 
 
 def test_apps_that_keep_their_results_apart_watch_over_their_own(shop: Shop, late: Late) -> None:
@@ -523,12 +337,9 @@ def test_a_register_is_of_the_place_where_results_are(shop: Shop, urls: list[str
     assert len({Register(app, shop.runtime.ledger).key for app in apps}) == places
 
 
-@pytest.mark.parametrize(
-    ("on_error", "name", "called"),
-    [("collect", SUBMIT, "note"), ("collect", COLLECT_BATCH, "note"), ("fail_fast", SUBMIT, "complain")],
-)
+@pytest.mark.parametrize(("name", "cancelled"), [(COLLECT_BATCH, 0), (SALVAGE_BATCH, 1)])
 def test_a_worker_of_an_app_that_routes_otherwise_ends_a_batch(
-    shop: Shop, watch: Watch, on_error: str, name: str, called: str
+    shop: Shop, watch: Watch, name: str, cancelled: int
 ) -> None:
     """Its own queue has nobody who knows the callback: what it publishes goes where the batch's app reads."""
     url = shop.app.conf.broker_url
@@ -537,11 +348,14 @@ def test_a_worker_of_an_app_that_routes_otherwise_ends_a_batch(
     other.loader.import_default_modules()
     other.finalize()
     with losing(name) as lost:
-        process_batch(["ants"], on_error=on_error, callback=shop.note.s(), errback=shop.complain.s())
-        wait_for(lambda: lost and not running(shop))
+        batch = process_batch(["ants", ENDLESS.format(0)][: 1 + cancelled], callback=shop.note.s())
+        if cancelled:
+            wait_for(lambda: batch.progress().completed == 1)
+            batch.cancel()
+        wait_for(lambda: lost and batch.progress().done and not running(shop))
     look(Watch(other, shop.runtime, every=60.0))
 
-    assert len(wait_for(lambda: shop.witness.calls_of(called))) == 1
+    assert len(wait_for(lambda: shop.witness.calls_of("note"))) == 1
     assert shop.runtime.ledger.redis.llen("others") == 0
 
 

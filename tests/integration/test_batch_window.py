@@ -1,22 +1,22 @@
-"""A file's prompts on their way through a broker that is away, or loses what it was given."""
+"""A file's prompts on their way into a waiting room that is away, or forgets what it was given."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kombu import Producer
-from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError  # noqa: A004  # the one that a client of Redis raises
 from shop import Shop, wait_for
 
 from freddy_tasks import cancel_response
-from freddy_tasks.batch import Outcome
+from freddy_tasks.batch import Outcome, desk
 from freddy_tasks.batch.checkpoint import Checkpoint
 from freddy_tasks.batch.items import Item
 from freddy_tasks.batch.window import SURVEY_EVERY, Window
+from freddy_tasks.ledger import Ledger
+from freddy_tasks.records import Enlisted, Phase
 
 SIZE = 5
 NOBODYS = "nobodys"  # a queue that no worker reads
@@ -29,11 +29,11 @@ def checkpoint(tmp_path: Path) -> Iterator[Checkpoint]:
         yield run
 
 
-@pytest.fixture
-def queued(shop: Shop) -> Iterator[Callable[[], int]]:
-    """How many messages the queue that nobody reads has, of every priority."""
+@pytest.fixture(autouse=True)
+def nobodys(shop: Shop) -> Iterator[None]:
+    """What is left in the queue that nobody reads is taken away."""
+    yield
     client = shop.app.backend.client
-    yield lambda: sum(client.llen(key) for key in client.keys(f"{NOBODYS}*"))
     client.delete(*client.keys(f"{NOBODYS}*"), "nothing")
 
 
@@ -41,7 +41,7 @@ def window_of(shop: Shop, checkpoint: Checkpoint, **options: Any) -> Window:
     """A window that all prompts fit in."""
     items = [Item(number, f"prompt {number}") for number in range(SIZE)]
     settings: dict[str, Any] = {"end": SIZE, "size": SIZE, "options": {}, **options}
-    return Window(shop.app, shop.runtime.ledger, checkpoint, items, **settings)
+    return Window(shop.app, shop.runtime, checkpoint, items, **settings)
 
 
 def outcomes_of(window: Window, checkpoint: Checkpoint) -> set[Outcome | None]:
@@ -53,70 +53,50 @@ def outcomes_of(window: Window, checkpoint: Checkpoint) -> set[Outcome | None]:
 def test_what_a_broken_off_publish_left_is_sent_by_the_next_step(
     shop: Shop, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is counted as in flight from the first attempt on, and yet no message of it exists."""
-    publish, left = Producer.publish, iter(range(2))
-    published: set[str] = set()
+    """It is counted as in flight from the first attempt on, and yet the waiting room has nothing of it."""
+    enlist, left = Ledger.enlist, iter(range(2))
 
-    def falter(self: Producer, *args: Any, **kwargs: Any) -> Any:
-        if threading.current_thread() is threading.main_thread():
-            if next(left, None) is None:
-                raise OperationalError("the broker is away")
-            published.add(kwargs["headers"]["id"])
-        return publish(self, *args, **kwargs)
+    def falter(self: Ledger, prompts: Iterable[Enlisted]) -> list[Phase]:
+        if next(left, None) is None:
+            monkeypatch.setattr(Ledger, "enlist", enlist)
+            raise ConnectionError("the state server is away")
+        return enlist(self, prompts)
 
-    monkeypatch.setattr(Producer, "publish", falter)
     window = window_of(shop, checkpoint)
-    with pytest.raises(OperationalError):
+    monkeypatch.setattr(desk, "CHUNK", 1)
+    monkeypatch.setattr(Ledger, "enlist", falter)
+    with pytest.raises(ConnectionError):
         window.step()
     assert window.in_flight == SIZE
-    left = iter(range(SIZE))
-    window.step()
 
-    assert published == {checkpoint.task_id(index) for index in range(SIZE)}
     assert outcomes_of(window, checkpoint) == {Outcome.COMPLETED}
     assert set(shop.api.counts.submits.values()) == {1}
     assert shop.api.counts.posts == SIZE
 
 
-def test_messages_that_the_broker_lost_are_published_again(
-    shop: Shop, checkpoint: Checkpoint, queued: Callable[[], int]
-) -> None:
-    """When no worker has begun them at two surveys in a row; and once, while nobody takes them."""
+def test_prompts_that_nothing_is_known_of_line_up_again(shop: Shop, checkpoint: Checkpoint) -> None:
+    """While there is a mark of the run they were never begun, or a worker would have left a record."""
     now = [0.0]
+    ledger = shop.runtime.ledger
     window = window_of(shop, checkpoint, queue=NOBODYS, monotonic=lambda: now[0])
-    seen = []
-
-    def survey() -> None:
-        now[0] += SURVEY_EVERY
-        window.step()  # it finds what is lost
-        window.step()  # and this one sends it
-        seen.append(queued())
-
     window.step()
-    shop.app.backend.client.delete(*shop.app.backend.client.keys(f"{NOBODYS}*"))
-    for _ in range(4):
-        survey()
+    ids = [checkpoint.task_id(index) for index in range(SIZE)]
+    ledger.redis.delete(*(f"{ledger.prefix}:job:{task_id}" for task_id in ids))
+    for line in ("due", "ready:submit"):
+        ledger.redis.zrem(f"{ledger.prefix}:{line}", *ids)
+    now[0] += SURVEY_EVERY
+    window.step()  # it finds that nothing is known
+    window.step()  # and this one enlists them
 
-    assert seen == [0, SIZE, SIZE, SIZE]
+    assert {ledger.record(task_id).phase for task_id in ids} == {Phase.QUEUED}
     assert window.in_flight == SIZE
 
 
-def test_a_prompt_that_was_cancelled_before_its_message_was_lost_ends(
-    shop: Shop, checkpoint: Checkpoint, queued: Callable[[], int]
-) -> None:
-    """Only a message can give it its end; another one does."""
-    now = [0.0]
-    lost = window_of(shop, checkpoint, queue=NOBODYS)
-    lost.step()
+def test_a_prompt_that_was_cancelled_before_it_lined_up_ends(shop: Shop, checkpoint: Checkpoint) -> None:
+    """Only a worker can give it its end."""
     for index in range(SIZE):
         cancel_response(checkpoint.task_id(index))
-    shop.app.backend.client.delete(*shop.app.backend.client.keys(f"{NOBODYS}*"))
-    window = window_of(shop, checkpoint, monotonic=lambda: now[0])
-    window.step()
-    for _ in range(2):
-        now[0] += SURVEY_EVERY
-        window.step()
+    window = window_of(shop, checkpoint)
 
     assert outcomes_of(window, checkpoint) == {Outcome.CANCELLED}
     assert shop.api.counts.posts == 0
-    assert queued() == 0

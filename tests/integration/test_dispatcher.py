@@ -103,10 +103,10 @@ def test_each_outage_begins_with_short_pauses(dispatcher: Watched, monkeypatch: 
     outcomes = iter([False] * 3 + [True] + [False] * 2 + [True])
     pop = dispatcher._ledger.pop
 
-    def pop_or_fail(most: int) -> Any:
+    def pop_or_fail(*limits: int) -> Any:
         if not next(outcomes, True):
             raise redis.exceptions.ConnectionError("the state server is away")
-        return pop(most)
+        return pop(*limits)
 
     monkeypatch.setattr(dispatcher._ledger, "pop", pop_or_fail)
     with logged("freddy_tasks.dispatcher") as records:

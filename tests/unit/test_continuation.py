@@ -10,17 +10,16 @@ from celery import Celery
 from celery.app.task import Context
 
 from freddy_tasks.continuation import (
-    BEHIND,
     GENERATION_HEADER,
     HIDDEN,
     POLL,
     SUBMIT,
-    YIELDS_HEADER,
     context_of,
     generation_of,
     options_of,
     publish,
-    yielding,
+    sealed,
+    yields,
 )
 
 REQUEST: dict[str, Any] = {
@@ -79,7 +78,7 @@ def options(app: Celery, **changes: Any) -> dict[str, Any]:
     task = app.tasks[SUBMIT]
     task.push_request(**{**REQUEST, **changes})
     try:
-        return options_of(task)
+        return options_of(task, task.request)
     finally:
         task.pop_request()
 
@@ -144,23 +143,22 @@ def test_an_exchange_of_ones_own_is_published_to(app: Celery) -> None:
     assert properties.get("priority") is None
 
 
-def test_a_submit_that_yields_does_so_alone(app: Celery) -> None:
-    """What follows it is polled in time, however many prompts wait in the broker."""
-    kept = options(app, headers={"tenant": "x", YIELDS_HEADER: True})
+def test_a_sealed_message_is_the_one_that_would_be_published(app: Celery) -> None:
+    """But for where it goes: that is its envelope's."""
+    given = options(app)
+    body, properties = sent(app, given)
+    sealed_headers, sealed_body = json.loads(
+        json.dumps(sealed(app, POLL, "t", [5], {}, given, {GENERATION_HEADER: 5}))
+    )
 
-    assert kept["headers"] == {"tenant": "x"}
-    assert "priority" not in kept
+    assert sealed_body == json.loads(json.dumps(body))
+    assert sealed_headers == properties["headers"]
 
 
-def test_batches_yield_on_redis_and_keep_other_headers() -> None:
+def test_batches_yield_on_redis() -> None:
     """Low numbers go first there; elsewhere they might mean the opposite."""
-    given = {"headers": {"tenant": "x"}, "queue": "q"}
-
-    assert yielding(task_of("redis://"), "batch", given) == {
-        "priority": BEHIND,
-        "headers": {"tenant": "x", YIELDS_HEADER: True},
-    }
-    assert yielding(task_of("amqp://"), "batch", given) == {}
+    assert yields(task_of("redis://"), "batch", {"queue": "q"})
+    assert not yields(task_of("amqp://"), "batch", {"queue": "q"})
 
 
 @pytest.mark.parametrize(
@@ -177,7 +175,7 @@ def test_a_chosen_priority_and_other_lanes_stand(
     lane: str | None, given: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     """Only a batch whose priority nobody chose gives way."""
-    assert yielding(task_of("redis://", **settings), lane, given) == {}
+    assert not yields(task_of("redis://", **settings), lane, given)
 
 
 @pytest.mark.parametrize("word", [True, False])
