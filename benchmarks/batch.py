@@ -3,11 +3,12 @@
     python benchmarks/batch.py [--items 10000] [--seconds 20] [--lines 50000] [--naive 16] [--workers 1]
                                [--quick]
 
-Side by side on this machine: a chord of tasks that do nothing (the floor), a chord whose members are one
-message that submits and one that looks, with no care taken (the bare way), a batch whose answers are there at
-once, one whose answers take `--seconds`, the naive way (a task that submits and sleeps in a loop, 8 slots),
-and the command line with a file of `--lines`. Server, emulator, worker and caller share its cores; so does
-whatever else runs, which is why the marks are ratios.
+Side by side on this machine: a chord of tasks that do nothing (the floor), the two requests of each answer by
+eight threads and no task at all, a chord whose members are one message that submits and one that looks, with
+no care taken (the bare way), a batch whose answers are there at once, one whose answers take `--seconds`, the
+naive way (a task that submits and sleeps in a loop, 8 slots), and the command line with a file of `--lines`.
+Server, emulator, worker and caller share its cores; so does whatever else runs, which is why the marks are
+ratios.
 """
 
 from __future__ import annotations
@@ -144,6 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small numbers: does it run at all?")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.way == "requests":
+        print(time_of_requests(options.items))
+        return 0
     if options.way:
         print(json.dumps(time_of(options.way, options.items)))
         return 0
@@ -165,6 +169,11 @@ def figures(
     floor = measure(items, "0", "floor", workers)
     yield Figure("no-op tasks in a chord", f"{floor.rate:.0f}/s")
     yield from _costs(floor)
+    requests_rate = rate_of_requests(items)
+    yield Figure(
+        "the requests alone, no tasks",
+        f"{requests_rate:.0f}/s, {requests_rate / floor.rate:.2f} of the floor",
+    )
     bare = measure(items, "0", "bare", workers)
     yield Figure("bare way, answers at once", f"{bare.rate:.0f}/s, {bare.rate / floor.rate:.2f} of the floor")
     yield from _costs(bare)
@@ -201,6 +210,31 @@ def measure(count: int, durations: str, way: str, workers: int) -> Measured:
         commands, busy = _commands(server) - commands, _cpu_seconds(pids) - busy
         costs = (peak.server, peak.worker, busy, commands)
         return Measured(count, seconds, lag, *(cost / count for cost in costs))
+
+
+def rate_of_requests(count: int) -> float:
+    """Answers a second by two requests each, from as many threads of one process as a worker has slots."""
+    with stack("0", 0):
+        argv = [sys.executable, __file__, "--way", "requests", "--items", str(count)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+        return count / float(done.stdout)
+
+
+def time_of_requests(count: int) -> float:
+    """Seconds for `count` answers."""
+    left = iter(range(count))
+
+    def work() -> None:
+        for number in left:
+            fetch(ask(f"prompt {number}"))
+
+    threads = [threading.Thread(target=work) for _ in range(SLOTS)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.monotonic() - began
 
 
 def time_of(way: str, count: int) -> tuple[float, float]:
