@@ -141,7 +141,11 @@ def sealed(
 ) -> list[Any]:
     """The headers and the body of the message that `publish` would send, to travel inside another one."""
     message = app.amqp.as_task_v2(task_id, name, tuple(args), dict(kwargs), **_fields(options))
-    return [{**message.headers, **(options.get("headers") or {}), **(headers or {})}, list(message.body)]
+    reply_to = message.properties["reply_to"]
+    return [
+        {**message.headers, "reply_to": reply_to, **(options.get("headers") or {}), **(headers or {})},
+        list(message.body),
+    ]
 
 
 def route_of(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from celery import Celery
@@ -26,7 +27,7 @@ from .continuation import (
     yields,
 )
 from .ledger import Ledger
-from .packing import Pace, Parcel, parcels, share
+from .packing import Pace, Parcel, is_submit, parcels, share
 from .records import Hop, Phase, Popped
 from .runtime import Runtime
 from .schedules import next_stretch
@@ -39,13 +40,14 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while the stat
 TICK = 0.1  # seconds between two looks in a rush: what comes due meanwhile shares messages
 IDLE, BUSY = 0.25, 1.0  # seconds of steps in one message: of looks while slots are free, and of all others
 BATCH = 100  # jobs taken out at once
+_ALONE = {"time_limit", "soft_time_limit", "stamped_headers"}  # what Celery looks for in each message
 
 
 class Dispatcher:
     """A thread of its own in each worker; any number of them share one waiting room.
 
-    `revoked` names the tasks that this worker has been told to revoke, `taken` tells how many of its `slots`
-    are in use, `pace` how long a step takes here.
+    `revoked` names the tasks that this worker has been told to revoke, `slots` tells how many it runs at
+    once, `taken` how many it has, `pace` how long a step takes here.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Dispatcher:
         runtime: Runtime,
         hostname: str,
         revoked: Callable[[], Iterable[str]] = tuple,
-        slots: int = BATCH,
+        slots: Callable[[], int] = lambda: BATCH,
         taken: Callable[[], int] = lambda: 0,
         pace: Pace | None = None,
     ) -> None:
@@ -132,13 +134,15 @@ class Dispatcher:
         self._publish()
         if self._unpublished:  # the broker is away: to take more would use up requests that cannot leave
             return LONGEST_SLEEP
-        free = max(0, self._slots - self._taken())
+        slots = self._slots()
+        free = max(0, slots - self._taken())
         # Prompts line up here while all slots are taken; but where they always are, by other work, some go to
         # the broker's queue, as any task does.
-        popped = self._ledger.pop(BATCH, max(1, free * share(self._lined_up, self._slots)))
+        popped = self._ledger.pop(BATCH, max(1, free * share(self._lined_up, slots)))
         self._lined_up = popped.lined_up
         self._in_a_rush = len(popped.hops) > 1 or not free
-        self._unpublished.extend(parcels(popped.hops, self._size_of(popped, free)))
+        hops = [self._told_to_yield(hop) for hop in popped.hops]
+        self._unpublished.extend(parcels(hops, self._size_of(popped, slots, free)))
         self._publish()
         if self._unpublished:
             return LONGEST_SLEEP
@@ -146,24 +150,24 @@ class Dispatcher:
             return 0.0
         return LONGEST_SLEEP if popped.wait is None else max(0.0, popped.wait)
 
-    def _size_of(self, popped: Popped, free: int) -> Callable[[Hop], int]:
-        submits = sum(hop.phase is Phase.QUEUED for hop in popped.hops)
-        share_of_line = share(popped.lined_up + submits, self._slots)
+    def _size_of(self, popped: Popped, slots: int, free: int) -> Callable[[Hop], int]:
+        if self._has_limits():
+            return lambda _: 1
+        share_of_line = share(popped.lined_up + sum(map(is_submit, popped.hops)), slots)
         of_submits = min(share_of_line, self._pace.steps_in(BUSY))
         of_looks = self._pace.steps_in(IDLE if free else BUSY)
 
         def size(hop: Hop) -> int:
-            if not self._may_share(hop):
+            if hop.phase is Phase.CANCELLING or _ALONE & hop.options.keys():
                 return 1
-            return of_submits if hop.phase is Phase.QUEUED else of_looks
+            return of_submits if is_submit(hop) else of_looks
 
         return size
 
-    def _may_share(self, hop: Hop) -> bool:
-        """Celery counts time limits and rates by the message; and a cancel has no response to go on with."""
-        if hop.phase is Phase.CANCELLING or {"time_limit", "soft_time_limit"} & hop.options.keys():
-            return False
-        return not any(self._app.tasks[name].rate_limit for name in (SUBMIT, POLL))
+    def _has_limits(self) -> bool:
+        """Whether our tasks have a time limit or a rate limit: Celery counts both by the message."""
+        tasks = (self._app.tasks[name] for name in (SUBMIT, POLL))
+        return any(task.rate_limit or task.time_limit or task.soft_time_limit for task in tasks)
 
     def _publish(self) -> None:
         """Send all messages that are ready; those the broker does not take are kept for the next round."""
@@ -178,7 +182,7 @@ class Dispatcher:
             logger.warning("Broker away (%s); %d messages wait", type(error).__name__, len(self._unpublished))
 
     def _message_of(self, parcel: Parcel) -> dict[str, Any]:
-        messages = [self._told_to_yield(message_of(hop), hop) for hop in parcel]
+        messages = [message_of(hop) for hop in parcel]
         if len(messages) == 1:
             return messages[0]
         return {
@@ -189,10 +193,10 @@ class Dispatcher:
             "options": {**route_of(messages[0]["options"]), "ignore_result": True},
         }
 
-    def _told_to_yield(self, message: dict[str, Any], hop: Hop) -> dict[str, Any]:
+    def _told_to_yield(self, hop: Hop) -> Hop:
         if hop.phase is Phase.QUEUED and yields(self._app.tasks[SUBMIT], hop.job.lane, hop.options):
-            message["options"] = {**hop.options, "priority": BEHIND}
-        return message
+            return replace(hop, options={**hop.options, "priority": BEHIND})
+        return hop
 
     def _cancel_revoked(self) -> None:
         try:

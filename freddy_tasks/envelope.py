@@ -11,39 +11,39 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, _state, states
 from celery.app.task import Context
 from celery.app.trace import build_tracer
-from celery.exceptions import BackendError, Ignore
+from celery.exceptions import BackendError, Ignore, Reject
+from kombu.utils.encoding import safe_repr
 from redis.exceptions import RedisError
 
-from . import handover
 from .continuation import GENERATION_HEADER, HIDDEN
-from .handover import Parked
+from .handover import Outcome, Parked
 from .runtime import ledger_of
-from .worker import HopRequest, iso
+from .worker import HopRequest, iso, pace
 
 logger = logging.getLogger(__name__)
 
 SPAN = 5.0  # seconds after which no further step is begun
 _WATCHED = "freddy_watched"  # attribute of the carrier's request: monitors listen
-_END = "freddy_end"  # attribute of a task request: the outcome, or the error, that the task is to end with
+_END = "freddy_end"  # attribute of a task request: the outcome, or the error, that its step came to
 _TASK = Task[Any, Any]
 
 Sealed = Sequence[Any]  # the headers and the body of a message
 Event = tuple[str, dict[str, Any]]  # its type, and its fields
-Step = Callable[..., handover.Outcome]
+Step = Callable[..., Outcome]
 
 
 class Delivered(Ignore):
-    """The steps were taken; `events` is what monitors are to be told of them."""
+    """The first `taken` steps were taken; `events` is what monitors are to be told of them."""
 
-    def __init__(self, events: Sequence[Event] = ()) -> None:
-        super().__init__(events)
+    def __init__(self, taken: int = 0, events: Sequence[Event] = ()) -> None:
+        super().__init__(taken, events)
+        self.taken = taken
         self.events = events
 
 
@@ -52,44 +52,44 @@ class EnvelopeRequest(HopRequest):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.request_dict[_WATCHED] = self._is_watched()
+        self._taken = len(self.args)
+        self._is_watched = bool(self.eventer and self.eventer.enabled and self.task.send_events)
+        self.request_dict[_WATCHED] = self._is_watched
 
     def on_accepted(self, pid: Any, time_accepted: float) -> None:
         """A slot has begun with it."""
         super().on_accepted(pid, time_accepted)
-        if self._is_watched():
+        if self._is_watched:
             for headers, _ in self.args:
                 self.eventer.send("task-received", **_introduction(headers))
                 self.eventer.send("task-started", uuid=headers["id"])
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """A limit for all tasks of the worker ended it: the steps that it did not come to are others' now."""
+        super().on_timeout(soft, timeout)
+        if not soft:
+            self.hand_back()
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """All that can be done was: no failure."""
         error = exc_info.exception
         error = getattr(error, "exc", error)
         if isinstance(error, Delivered):
-            self.send_event("task-succeeded", result=HIDDEN, runtime=0.0)
+            self._taken = error.taken
+            self.send_event("task-succeeded", result=HIDDEN, runtime=self.seconds())
             for kind, fields in error.events:
                 self.eventer.send(kind, **fields)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def acknowledge(self) -> None:
         """It is done."""
-        self._note_pace(len(self.args))
+        if self._begun is not None and not self.acknowledged:
+            pace.note(self.seconds(), self._taken)
         super().acknowledge()
 
     def hand_back(self) -> None:
         """Let other workers take the steps at once, and not when the leases have run out."""
-        try:
-            _hand_back(self.task, self.args)
-        except RedisError as error:
-            logger.warning(
-                "State server away; %d tasks come back by their leases: %s",
-                len(self.args),
-                type(error).__name__,
-            )
-
-    def _is_watched(self) -> bool:
-        return bool(self.eventer and self.eventer.enabled and self.task.send_events)
+        _hand_back(self.task, self.args)
 
 
 def deliver(
@@ -101,31 +101,41 @@ def deliver(
     """Take the steps one after another; those that are not begun within `SPAN` are handed back.
 
     `steps` has what is to be done for the messages of each task name: it is called with the task and the
-    message's arguments, and returns an outcome, or raises `Ignore` where there is none yet. Where monitors
-    listen, it raises `Delivered`.
+    message's arguments, and returns an outcome, or raises `Ignore` where there is none yet.
+
+    Raises `Delivered` where steps were handed back, or monitors listen.
     """
     began, events, taken = monotonic(), [], 0
     try:
-        for headers, body in sealed:
-            if taken and monotonic() - began > SPAN:
-                break
+        while taken < len(sealed) and (not taken or monotonic() - began <= SPAN):
+            headers, body = sealed[taken]
             taken += 1
             events += _take(carrier, headers, body, steps[headers["task"]])
     finally:
-        if taken < len(sealed):
-            _hand_back(carrier, sealed[taken:])
-    if getattr(carrier.request, _WATCHED, False):
-        raise Delivered(events)
+        _hand_back(carrier, sealed[taken:])
+    if taken < len(sealed) or getattr(carrier.request, _WATCHED, False):
+        raise Delivered(taken, events)
+
+
+def brought_to(task: _TASK) -> Outcome | None:
+    """What the step of the running task has come to in an envelope; None where it is still to be taken.
+
+    Raises the error where it failed.
+    """
+    end: Outcome | Exception | None = getattr(task.request, _END, None)
+    if isinstance(end, Exception):
+        raise end
+    return end
 
 
 def _take(carrier: _TASK, headers: Mapping[str, Any], body: Sequence[Any], step: Step) -> list[Event]:
+    began = time.monotonic()
     task = carrier.app.tasks[headers["task"]]
     args, kwargs, embedded = body
     delivered = {name: getattr(carrier.request, name) for name in ("hostname", "delivery_info")}
     request = {**headers, **embedded, **delivered, "correlation_id": headers["id"], "is_eager": False}
     context = Context(request, args=args, kwargs=kwargs, called_directly=False)
-    kind: Any = type(task)
-    end: handover.Outcome | Exception
+    end: Outcome | Exception
     try:
         with _running(task, context):
             end = step(task, *args, **kwargs)
@@ -133,23 +143,11 @@ def _take(carrier: _TASK, headers: Mapping[str, Any], body: Sequence[Any], step:
         return [("task-polling", {"uuid": context.id, "result": parked.text, "eta": iso(parked.due)})]
     except Ignore:
         return []
-    except SoftTimeLimitExceeded:
+    except (Reject, SoftTimeLimitExceeded):  # the message's, and not only this step's
         raise
     except Exception as error:  # whatever it is, it is how the task ends
         end = error
-    ending = _ending(kind)
-    if ending.__trace__ is None:
-        ending.__trace__ = build_tracer(task.name, ending, app=carrier.app)
-    try:
-        _, failure, runtime, _ = ending.__trace__(
-            context.id, args, kwargs, {**request, "headers": context.headers, _END: end}
-        )
-    except (RedisError, BackendError) as error:
-        logger.warning(
-            "Result backend away; task %s comes back by its lease: %s", context.id, type(error).__name__
-        )
-        return []
-    return _ended(context, failure, runtime)
+    return _end(task, context, end, began)
 
 
 @contextmanager
@@ -165,31 +163,41 @@ def _running(task: _TASK, context: Context) -> Iterator[None]:
         running.pop()
 
 
-@cache
-def _ending(kind: Any) -> Any:
-    """A task of that kind that does nothing but end as its request says."""
+def _end(task: _TASK, context: Context, end: Outcome | Exception, began: float) -> list[Event]:
+    """Let Celery trace the task, which does nothing more but end so."""
+    traced: Any = task
+    if traced.__trace__ is None:
+        traced.__trace__ = build_tracer(task.name, task, app=task.app)
+    try:
+        info, failure, *_ = traced.__trace__(
+            context.id, context.args, context.kwargs, {**vars(context), _END: end}
+        )
+    except (RedisError, BackendError) as error:
+        logger.warning(
+            "Result backend away; task %s comes back by its lease: %s", context.id, type(error).__name__
+        )
+        return []
+    except Exception as error:  # an errback's, or a hook's: the other steps are not to suffer from it
+        logger.exception("Task %s comes back by its lease: what follows its end failed", context.id)
+        return [_failed(context, error, "")]
+    if failure is None:
+        runtime = time.monotonic() - began
+        return [("task-succeeded", {"uuid": context.id, "result": HIDDEN, "runtime": runtime})]
+    return [_failed(context, failure.retval, info.traceback)] if failure.state == states.FAILURE else []
 
-    def run(self: _TASK, *_: Any, **__: Any) -> Any:
-        end = getattr(self.request, _END)
-        if isinstance(end, Exception):
-            raise end
-        return handover.give(self, end)
 
-    return type(kind.__name__, (kind,), {"run": run, "__trace__": None, "__module__": kind.__module__})()
+def _failed(context: Context, error: Any, traceback: str) -> Event:
+    return "task-failed", {"uuid": context.id, "exception": safe_repr(error), "traceback": traceback}
 
 
 def _hand_back(carrier: _TASK, sealed: Sequence[Sealed]) -> None:
-    ledger = ledger_of(carrier.app)
-    for headers, _ in sealed:
-        ledger.hand_back(headers["id"], headers[GENERATION_HEADER])
-
-
-def _ended(context: Context, failure: Any, runtime: float) -> list[Event]:
-    if failure is None:
-        return [("task-succeeded", {"uuid": context.id, "result": HIDDEN, "runtime": runtime})]
-    if failure.state == states.FAILURE:
-        return [("task-failed", {"uuid": context.id, "exception": repr(failure.retval), "traceback": ""})]
-    return []
+    try:
+        for headers, _ in sealed:
+            ledger_of(carrier.app).hand_back(headers["id"], headers[GENERATION_HEADER])
+    except RedisError as error:
+        logger.warning(
+            "State server away; %d tasks come back by their leases: %s", len(sealed), type(error).__name__
+        )
 
 
 def _introduction(headers: Mapping[str, Any]) -> dict[str, Any]:

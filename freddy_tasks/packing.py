@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from .continuation import route_of
 from .records import Hop, Phase
@@ -27,7 +27,10 @@ def share(waiting: int, slots: int) -> int:
 
 
 class Pace:
-    """How long a step has taken of late: a moving average, written by one thread and read by another."""
+    """How long a step has taken of late: a moving average.
+
+    Safe to share between threads: of two notes at one time one may be lost.
+    """
 
     def __init__(self) -> None:
         self._seconds: float | None = None
@@ -45,23 +48,30 @@ class Pace:
         return max(1, min(MOST, int(seconds / max(self._seconds, 1e-6))))
 
 
-def parcels(hops: Iterable[Hop], size: Callable[[Hop], int]) -> Iterator[Parcel]:
-    """Put steps that go the same way together, in their order; as many as `size` of the first one says."""
+def parcels(hops: Iterable[Hop], size: Callable[[Hop], int]) -> list[Parcel]:
+    """Put steps that go the same way together, as many as `size` says of each; those with 1 travel alone.
+
+    Steps stay in their order, and parcels are in the order of their first steps.
+    """
+    made: list[list[Hop]] = []
     open_ones: dict[tuple[object, ...], list[Hop]] = {}
     for hop in hops:
-        most = size(hop)
-        if most == 1:
-            yield (hop,)
+        if (most := size(hop)) == 1:
+            made.append([hop])
             continue
-        place = (hop.phase in _SUBMITS, *route_of(hop.options).values())
-        parcel = open_ones.setdefault(place, [])
-        if parcel and sum(one.size for one in parcel) + hop.size > LARGEST:
-            yield tuple(parcel)
-            parcel.clear()
+        place = (is_submit(hop), *route_of(hop.options).values())
+        parcel = open_ones.get(place)
+        if parcel is None or not _has_room(parcel, hop, most):
+            parcel = open_ones[place] = []
+            made.append(parcel)
         parcel.append(hop)
-        if len(parcel) >= most:
-            yield tuple(open_ones.pop(place))
-    yield from (tuple(parcel) for parcel in open_ones.values())
+    return [tuple(parcel) for parcel in made]
 
 
-_SUBMITS = frozenset({Phase.QUEUED, Phase.SENT})
+def is_submit(hop: Hop) -> bool:
+    """Whether the step is a prompt's, and not a look at its response."""
+    return hop.phase in {Phase.QUEUED, Phase.SENT}
+
+
+def _has_room(parcel: list[Hop], hop: Hop, most: int) -> bool:
+    return len(parcel) < most and sum(one.size for one in parcel) + hop.size <= LARGEST

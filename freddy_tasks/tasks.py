@@ -95,21 +95,20 @@ def process_ai_response(
 
     The result is the API's object with `output_text` and `polls`. Raises a `FreddyError`.
     """
-    call = _call(
-        self,
-        prompt,
-        model=model,
-        label=label,
-        expected=expected,
-        timeout=timeout,
-        lane=lane,
-        return_exceptions=return_exceptions,
+    arguments = {
+        "model": model,
+        "label": label,
+        "expected": expected,
+        "timeout": timeout,
+        "lane": lane,
+        "return_exceptions": return_exceptions,
         **fields,
-    )
+    }
     if self.request.is_eager or self.request.called_directly:
+        call = _call(self, prompt, **arguments)
         answer: dict[str, Any] = eager.run(runtime_of(self.app), call.request, call.job, call.timeout)
         return answer
-    return _ended(self, partial(responses.submit, self, call))
+    return _ended(self, partial(_submit, self, prompt, **arguments))
 
 
 @_shared(POLL, after_return=_after_return)
@@ -148,7 +147,9 @@ def _call(task: _TASK, *args: Any, **kwargs: Any) -> Call:
 
 def _ended(task: _TASK, step: Callable[[], handover.Outcome]) -> dict[str, Any]:
     try:
-        outcome = step()
+        outcome = envelope.brought_to(task)
+        if outcome is None:
+            outcome = step()
     except Ignore as end:
         # Without the frames it came through: Celery (5.7) copies and formats all of them, twice.
         raise end.with_traceback(None) from None

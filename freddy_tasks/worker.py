@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # missing in the stubs
@@ -41,6 +42,7 @@ class HopRequest(Request):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._argsrepr = self._kwargsrepr = HIDDEN
+        self._begun: float | None = None
 
     def info(self, safe: bool = False) -> Any:
         """What `inspect` and Flower are told of it."""
@@ -72,9 +74,14 @@ class HopRequest(Request):
                 "State server away; task %s comes back by its lease: %s", self.id, type(error).__name__
             )
 
-    def _note_pace(self, steps: int) -> None:
-        if self.time_start is not None:
-            pace.note(time.monotonic() - self.time_start, steps)
+    def on_accepted(self, pid: Any, time_accepted: float) -> None:
+        """A slot has begun with it, at this moment of the monotonic clock."""
+        self._begun = time_accepted
+        super().on_accepted(pid, time_accepted)
+
+    def seconds(self) -> float:
+        """How long a slot has been at work on it."""
+        return 0.0 if self._begun is None else time.monotonic() - self._begun
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """A hop that ended: parked, failed, or ignored."""
@@ -82,7 +89,7 @@ class HopRequest(Request):
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
         if isinstance(error, Parked):
-            self._note_pace(1)
+            pace.note(self.seconds())
             self.send_event("task-polling", result=error.text, eta=iso(error.due))
         elif not return_ok and isinstance(error, RedisError | BackendError) and self.type in {SUBMIT, POLL}:
             # Celery could not store the outcome, and would make this error of its own the outcome. The ledger
@@ -116,7 +123,7 @@ class DispatcherStep(bootsteps.StartStopStep):
             raise SystemExit(1) from None
         pool_logger.addFilter(_without_arguments)
         self.dispatcher = Dispatcher(
-            parent.app, runtime, parent.hostname, _revoked, parent.concurrency, _taken_slots, pace
+            parent.app, runtime, parent.hostname, _revoked, partial(_slots, parent), _taken_slots, pace
         )
         signals.task_revoked.connect(self._on_revoked, weak=False, dispatch_uid=self._uid)
         signals.worker_shutting_down.connect(_hand_back, dispatch_uid="freddy_tasks.hand_back")
@@ -261,6 +268,11 @@ def _hand_back(**_: Any) -> None:
     """Celery gives back what a worker has taken and not begun only when it has stopped, seconds later."""
     for request in _unbegun():
         request.hand_back()
+
+
+def _slots(worker: Any) -> int:
+    """How many tasks its pool runs at once; with autoscaling, how many it may."""
+    return int(worker.max_concurrency or worker.pool.num_processes)
 
 
 def _taken_slots() -> int:

@@ -152,7 +152,7 @@ def test_a_sealed_message_is_the_one_that_would_be_published(app: Celery) -> Non
     )
 
     assert sealed_body == json.loads(json.dumps(body))
-    assert sealed_headers == properties["headers"]
+    assert sealed_headers == {**properties["headers"], "reply_to": properties["reply_to"]}
 
 
 def test_batches_yield_on_redis() -> None:
