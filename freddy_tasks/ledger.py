@@ -129,7 +129,7 @@ class Ledger:
                 return Fenced(Phase(answer[1]))
 
     def enlist(self, prompts: Iterable[Enlisted]) -> list[Phase]:
-        """Record submits that no message brings, in one round trip; the phase that each is in now.
+        """Record submits that no message brings, in a round trip or two; the phase that each is in now.
 
         Those that were seen before are left as they are.
         """
@@ -138,7 +138,7 @@ class Ledger:
                 self._run(
                     "enlist", one.task_id, _dump(one.body), _dump(one.options), _dump(one.job.to_message()),
                     RANKS[one.job.lane], one.timeout, int(one.whole),
-                    ADMISSION_TIMEOUT if one.patience is None else one.patience, one.delay, client=pipe,
+                    ADMISSION_TIMEOUT, _or_empty(one.patience), one.delay, client=pipe,
                 )  # fmt: skip
             return [Phase(answer[0]) for answer in pipe.execute()]
 
@@ -177,7 +177,7 @@ class Ledger:
 
         The request goes back to the plan, and a timeout that runs from the submit runs no more.
         """
-        answer = self._run("unsend", held.task_id, held.generation, *UNSENT_PAUSES, ADMISSION_TIMEOUT)
+        answer = self._run("unsend", held.task_id, held.generation, *UNSENT_PAUSES)
         if answer[0] != "parked":
             return Fenced(Phase(answer[1]) if answer[1] else None)
         return Unsent(float(answer[1]), int(answer[3]))

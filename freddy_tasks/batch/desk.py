@@ -11,7 +11,9 @@ from typing import Any
 from celery import Celery
 from celery.app.task import Context
 from celery.utils.time import maybe_make_aware
-from kombu import Producer
+from kombu import Connection
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from freddy_tasks.calls import read_call
 from freddy_tasks.continuation import SUBMIT, options_of
@@ -29,11 +31,13 @@ class Desk:
     a dispatcher publishes it when its turn comes.
     """
 
-    def __init__(self, app: Celery, runtime: Runtime, producer: Producer) -> None:
+    def __init__(self, app: Celery, runtime: Runtime, connection: Connection) -> None:
         self._app = app
         self._runtime = runtime
-        self._producer = producer
+        self._connection: Any = connection
+        self._producer = app.amqp.Producer(connection, auto_declare=False)
         self._taken: list[tuple[Enlisted, Callable[[], None]]] = []
+        self.failure: RedisError | None = None  # of the state server
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._producer, name)
@@ -44,15 +48,13 @@ class Desk:
         Raises `redis.exceptions.RedisError` when the state server cannot be reached, and what kombu raises
         when the broker cannot.
         """
-        headers: Mapping[str, Any] = options.get("headers") or {}
-        is_prompt = headers.get("task") == SUBMIT and isinstance(body, tuple)
         send = partial(self._producer.publish, body, **options)
-        if not is_prompt:
+        headers, body = _by_protocol_2(options.get("headers") or {}, body)
+        if headers.get("task") != SUBMIT:
             send()
             return
-        for queue in options.get("declare") or ():  # nobody would, before the first message reaches it
-            self._producer.maybe_declare(queue)
-        self._taken.append((self._enlisted(body, headers, options), send))
+        self._declare(options)
+        self._taken.append((self._enlisted(headers, body, options), send))
         if len(self._taken) >= CHUNK:
             self.flush()
 
@@ -61,14 +63,30 @@ class Desk:
         taken, self._taken = self._taken, []
         if not taken:
             return
-        phases = self._runtime.ledger.enlist(enlisted for enlisted, _ in taken)
+        try:
+            phases = self._runtime.ledger.enlist(enlisted for enlisted, _ in taken)
+        except RedisError as error:
+            self.failure = error
+            raise
         for (_, send), phase in zip(taken, phases, strict=True):
             if phase is Phase.CANCELLED:  # before it came here: a worker tells Celery so
                 send()
 
-    def _enlisted(self, body: Any, headers: Mapping[str, Any], options: Mapping[str, Any]) -> Enlisted:
+    def _declare(self, options: Mapping[str, Any]) -> None:
+        """Declare the queue, which nobody else would before the first message reaches it."""
+        policy = options.get("retry_policy") or {}
+        # As `kombu.Producer.publish` (5.7): without limits, the first connection is tried for ever.
+        self._connection.transport_options.update(policy)
+        for entity in options.get("declare") or ():
+            self._producer.maybe_declare(entity, retry=bool(options.get("retry")), **policy)
+
+    def _enlisted(self, headers: Mapping[str, Any], body: Any, options: Mapping[str, Any]) -> Enlisted:
         args, kwargs, embedded = body
-        delivery_info = {name: options.get(name) for name in ("exchange", "routing_key", "priority")}
+        delivery_info = {
+            "exchange": getattr(options.get("exchange"), "name", options.get("exchange")),
+            "routing_key": options.get("routing_key"),
+            "priority": options.get("priority"),
+        }
         request = Context(
             {**headers, **embedded, "reply_to": options.get("reply_to"), "delivery_info": delivery_info}
         )
@@ -94,12 +112,30 @@ class Desk:
 
 @contextmanager
 def desk(app: Celery, runtime: Runtime) -> Iterator[Desk]:
-    """Have all prompts that are published within the context line up; they are on record when it is left."""
-    with app.producer_pool.acquire(block=True) as producer:
-        opened = Desk(app, runtime, producer)
+    """Have all prompts that are published within the context line up; they are on record when it is left.
+
+    Raises as `Desk.publish` does.
+    """
+    # Not of the pool: Celery takes one of it within, and where there is no second one would wait for ever.
+    with app.connection_for_write() as connection:
+        opened = Desk(app, runtime, connection)
         token = reception.set(opened)
         try:
             yield opened
+        except OperationalError:
+            if opened.failure is None:
+                raise
+            raise opened.failure from None  # which Celery took for the broker's, as that may be a Redis, too
         finally:
             reception.reset(token)
         opened.flush()
+
+
+def _by_protocol_2(headers: Mapping[str, Any], body: Any) -> tuple[Mapping[str, Any], Any]:
+    """The headers of a task message, and its arguments with what is embedded; no headers of any other one."""
+    if isinstance(body, tuple):
+        return headers, body
+    if "task" not in body:  # an event
+        return {}, body
+    embedded = {name: body[name] for name in ("callbacks", "errbacks", "chord")}
+    return {**body, "headers": headers, "group": body["taskset"]}, (body["args"], body["kwargs"], embedded)

@@ -62,8 +62,9 @@ def process_batch(
     cancels the rest, and the batch fails.
 
     Raises `InvalidRequest`, before anything is published, for a prompt or an option that cannot be sent;
-    `ConfigurationError` for a wrong `on_error` or a missing state server. When the broker fails half way,
-    what was published is cancelled, and the broker's exception goes up.
+    `ConfigurationError` for a wrong `on_error` or a missing state server. When a server fails half way, what
+    lines up already is cancelled, and the exception goes up: `kombu.exceptions.OperationalError` for the
+    broker, `redis.exceptions.RedisError` for the state server.
     """
     call = Call(read_items(prompts), callback, errback, dict(group_options or {}), {"lane": LANE, **options})
     return Batch._publish(call, record.check_on_error(on_error))

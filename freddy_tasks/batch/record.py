@@ -84,11 +84,6 @@ def save(ledger: Ledger, record: Record) -> None:
     ledger.redis.set(_key(ledger, record.id), json.dumps(record.to_message()), ex=TTL)
 
 
-def is_kept(ledger: Ledger, batch_id: str) -> bool:
-    """False for a batch of which the state server knows nothing any more."""
-    return bool(ledger.redis.exists(_key(ledger, batch_id)))
-
-
 def load(ledger: Ledger, batch_id: str) -> Record:
     """The record of a batch. Raises `InvalidRequest` when there is none, or none any more."""
     kept = ledger.redis.getex(_key(ledger, batch_id), ex=TTL)

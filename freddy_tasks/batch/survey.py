@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from celery import Celery
 
-from freddy_tasks.ledger import RECORD_TTL
 from freddy_tasks.models import Status
 from freddy_tasks.records import Phase
 from freddy_tasks.runtime import runtime_of
 
-from . import look, record
+from . import look
 from .record import Record
 from .result import BatchItem, Outcome
 
-_ENDED = {Phase.CLOSED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
+_ENDED = {None, Phase.CLOSED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
+# Before there is a handle of the batch all its prompts are on record: one that is not has ended, or was lost.
+_FORGOTTEN = {None, Phase.CLOSED}
 _WHERE = {Status.IN_PROGRESS: "in_progress"}
 
 
@@ -46,22 +47,15 @@ class Survey:
         return {index: found.get(index, Outcome.UNKNOWN) for index in self._ended}
 
     def is_over(self) -> bool:
-        """True when every prompt has ended, or the state server knows nothing of the batch any more."""
-        if not record.is_kept(runtime_of(self._app).ledger, self._record.id):
-            return True
+        """True when every prompt has ended, or is one that the state server knows nothing of any more."""
         self._look()
         return len(self._ended) == self._record.size
 
     def is_forgotten(self, task_id: str) -> bool:
         """Nothing that is known of a prompt could still bring a result: the wait for it would have no end."""
-        ledger = runtime_of(self._app).ledger
-        ((_, standing),) = look.standings(ledger, [task_id])
-        if standing.phase is None:
-            is_lost = self._is_old or not record.is_kept(ledger, self._record.id)
-        else:
-            is_lost = standing.phase is Phase.CLOSED
+        ((_, standing),) = look.standings(runtime_of(self._app).ledger, [task_id])
         # The result was stored before it was closed, so this look cannot come too early.
-        return is_lost and not any(look.ready_metas(self._app.backend, [task_id]))
+        return standing.phase in _FORGOTTEN and not any(look.ready_metas(self._app.backend, [task_id]))
 
     def _look(self) -> dict[str, int]:
         """Remember what has ended since the last look, and count the rest."""
@@ -72,7 +66,7 @@ class Survey:
         for task_id, standing in look.standings(runtime_of(self._app).ledger, list(position)):
             if standing.phase is Phase.CLOSED and standing.status is Status.COMPLETED:
                 self._ended[position[task_id]] = (Outcome.COMPLETED, standing.requests)
-            elif standing.phase is None or standing.phase in _ENDED:
+            elif standing.phase in _ENDED:
                 unclear[task_id] = standing
             else:
                 counts["requests"] += standing.requests
@@ -82,19 +76,10 @@ class Survey:
             for task_id, meta in look.ready_metas(self._app.backend, list(unclear))
         }
         for task_id, standing in unclear.items():
-            outcome = ended.get(task_id, self._outcome_without_result(standing))
+            outcome = ended.get(task_id, Outcome.UNKNOWN if standing.phase in _FORGOTTEN else None)
             if outcome is not None:
                 self._ended[position[task_id]] = (outcome, standing.requests)
             else:
                 counts["requests"] += standing.requests
                 counts["queued" if standing.submitted else "waiting"] += 1
         return counts
-
-    def _outcome_without_result(self, standing: look.Standing) -> Outcome | None:
-        is_forgotten = standing.phase is None and self._is_old
-        return Outcome.UNKNOWN if is_forgotten or standing.phase is Phase.CLOSED else None
-
-    @property
-    def _is_old(self) -> bool:
-        """No worker has yet to begin what the ledger has no record of: it has ended, and is forgotten."""
-        return runtime_of(self._app).clock() - self._record.created_at > RECORD_TTL

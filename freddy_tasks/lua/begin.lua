@@ -14,11 +14,10 @@ if seen[1] then
 end
 
 local ahead = redis.call('ZCARD', READY.look) > 0
-  or redis.call('ZCOUNT', READY.submit, '-inf', lane * LANE + now) > 0
+  or redis.call('ZCOUNT', READY.submit, '-inf', '(' .. seconds((lane + 1) * LANE)) > 0
 local granted = budget_room() >= 1 and may_submit(0) and not (is_limited() and ahead)
-local deadline = now + ((whole or granted) and timeout or admission)
-record_submit(id, granted and 'sent' or 'queued', ARGV[7], ARGV[8], ARGV[9], lane, timeout, whole or granted, whole,
-  deadline)
+local deadline = record_submit(id, granted and 'sent' or 'queued', ARGV[7], ARGV[8], ARGV[9], lane, timeout, whole, now,
+  now + (whole and timeout or admission))
 redis.call('HSET', key, 'holder', 'claimed', 'nonce', ARGV[15])
 if not granted then
   line_up(id, 'queued', lane, deadline)

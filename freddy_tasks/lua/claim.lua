@@ -3,7 +3,8 @@
 local id, generation, lease, nonce = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
 local key = key_of(id)
 local fields = redis.call('HMGET', key, 'generation', 'holder', 'phase', 'ticket', 'deadline', 'started',
-  'timeout', 'job', 'body', 'outcome', 'options', 'lane', 'nonce', 'cancel', 'lost', 'abandoned', 'claimed_as', 'may_ask')
+  'timeout', 'job', 'body', 'outcome', 'options', 'lane', 'nonce', 'cancel', 'lost', 'abandoned', 'claimed_as', 'may_ask',
+  'whole', 'begun')
 if not fields[1] then return { 'gone' } end
 local phase, deadline = fields[3], tonumber(fields[5])
 local function held(may_ask)
@@ -41,7 +42,7 @@ end
 redis.call('HSET', key, 'holder', 'claimed', 'attempts', 0, 'nonce', nonce, 'claimed_as', phase,
   'may_ask', may_ask)
 if phase == 'queued' and now < deadline then
-  if fields[6] == '0' then deadline = now + tonumber(fields[7]) end
+  if fields[6] == '0' then deadline = (fields[19] == '1' and tonumber(fields[20]) or now) + tonumber(fields[7]) end
   redis.call('HSET', key, 'phase', 'sent', 'started', '1', 'deadline', seconds(deadline))
 end
 schedule(id, now + lease)

@@ -8,19 +8,26 @@
 -- holder      '' in the waiting room, 'published' in the broker, 'claimed' by a task that runs
 -- lost        '1' since a lease ran out: the last hop was lost, or died, or only took long
 -- abandoned   '1' when Celery has an outcome already: only the API is still to be told
+-- begun       the moment from which its age counts, and its timeout too where that is for the whole
+-- send_by     the moment after which its prompt is not sent any more, unless it was before
+-- deadline    send_by until it is sent (started '0'), and from then on the moment at which it fails
 -- due         every job that is not suspended or closed is in this sorted set: the moment at which, at the
 --             latest, something happens to it (a poll, a lease that runs out, a deadline)
--- ready:*     jobs that are due and wait for one of the plan's requests, by lane, then by age
+-- ready:*     jobs that are due and wait for one of the plan's requests, by lane, then by age; behind the last lane,
+--             asleep, prompts whose moment to line up has not come
+
+local function seconds(moment) return string.format('%.6f', moment) end
 
 local prefix, ttl, ticket_life = KEYS[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local DUE, SUSPENDED, WAKE = prefix .. ':due', prefix .. ':suspended', prefix .. ':wake'
 local READY = { submit = prefix .. ':ready:submit', look = prefix .. ':ready:look' }
 local CLOSED_TTL = 86400 * 2
-local LANES, LANE = 3, 1e11 -- how many; how far apart their scores are in the ready lines
+-- How many; how far apart their scores are in the ready lines. With 1e11 two of a moment would have one score.
+local LANES, LANE = 3, 1e10
+local AWAKE = '(' .. seconds(LANES * LANE)
 local wakes_others = true -- pop's own changes need not wake the dispatcher that pops
 
 local function key_of(id) return prefix .. ':job:' .. id end
-local function seconds(moment) return string.format('%.6f', moment) end
 
 local function keep(id, moment)
   local life = math.ceil(math.max(ttl, moment - now + ttl))
@@ -43,18 +50,33 @@ local function unschedule(id)
   redis.call('ZREM', READY.look, id)
 end
 
+local function stand_in(line, id, score, until_moment)
+  redis.call('ZADD', line, seconds(score), id)
+  local life = math.ceil(math.max(ttl, until_moment - now + ttl))
+  if redis.call('TTL', line) < life then redis.call('EXPIRE', line, life) end
+end
+
+local function awake(line) return redis.call('ZCOUNT', line, '-inf', AWAKE) end
+
 -- Line up for one of the plan's requests; the alarm moves to the deadline. A cancel has none: it waits its turn.
+-- A prompt that comes back has the place of its age: its timeout may run already.
 local function line_up(id, phase, lane, deadline)
   local line = phase == 'queued' and READY.submit or READY.look
-  if not redis.call('ZSCORE', line, id) then
-    redis.call('ZADD', line, seconds(tonumber(lane) * LANE + now), id)
+  local score = tonumber(redis.call('ZSCORE', line, id) or LANES * LANE)
+  if score >= LANES * LANE then
+    local age = phase == 'queued' and tonumber(redis.call('HGET', key_of(id), 'begun')) or now
+    stand_in(line, id, tonumber(lane) * LANE + age, deadline)
   end
-  local life = math.ceil(math.max(ttl, deadline - now + ttl))
-  if redis.call('TTL', line) < life then redis.call('EXPIRE', line, life) end
-  if wakes_others and redis.call('ZCARD', line) == 1 then redis.call('PUBLISH', WAKE, '') end
+  if wakes_others and awake(line) == 1 then redis.call('PUBLISH', WAKE, '') end
   redis.call('HSET', key_of(id), 'holder', '', 'ticket', '0')
   redis.call('ZADD', DUE, seconds(math.max(deadline, now + (phase == 'cancelling' and 60 or 1))), id)
   keep(id, deadline)
+end
+
+-- Stand aside until `moment`, on which nobody counts: neither as one in flight nor as one that waits.
+local function sleep_until(id, moment, deadline)
+  schedule(id, math.min(moment, deadline))
+  stand_in(READY.submit, id, LANES * LANE + moment, moment)
 end
 
 -- Does the next step of a job need a request? The cancel of what was never accepted is nothing to the API.
@@ -78,9 +100,12 @@ local function refusal(id, generation)
   return nil
 end
 
--- The record of a prompt that was never seen before.
-local function record_submit(id, phase, body, options, job, lane, timeout, started, whole, deadline)
+-- The record of a prompt that was never seen before; its deadline.
+local function record_submit(id, phase, body, options, job, lane, timeout, whole, begun, send_by)
+  local is_sent = phase == 'sent'
+  local deadline = is_sent and now + timeout or send_by
   redis.call('HSET', key_of(id), 'phase', phase, 'generation', 1, 'holder', '', 'body', body, 'options', options,
-    'job', job, 'lane', lane, 'timeout', timeout, 'deadline', seconds(deadline), 'started', started and '1' or '0',
-    'whole', whole and '1' or '0', 'attempts', 0, 'begun', seconds(now))
+    'job', job, 'lane', lane, 'timeout', timeout, 'whole', whole and '1' or '0', 'begun', seconds(begun),
+    'send_by', seconds(send_by), 'deadline', seconds(deadline), 'started', is_sent and '1' or '0', 'attempts', 0)
+  return deadline
 end

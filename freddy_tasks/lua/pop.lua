@@ -29,7 +29,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, mo
   local cancelling = state[1] == 'cancelling'
   -- A cancel goes to Celery first, at once; it is the API that waits to be told.
   local may_wait = cancelling and state[6] == '1' or not cancelling and now < deadline
-  if is_limited() and costs_a_request(state[1], state[5]) and may_wait then
+  local has_a_line = is_limited() or state[1] == 'queued' -- of which no more than `submits` may leave
+  if has_a_line and costs_a_request(state[1], state[5]) and may_wait then
     line_up(id, state[1], cancelling and 0 or state[2], deadline)
   else
     release(id, '0')
@@ -44,7 +45,7 @@ while room - taken >= 1 and #released < most do
   for _, kind in ipairs({ turn, other }) do
     if not id and (kind == 'look' or submits > 0 and may_submit(taken)) then
       line = READY[kind]
-      id = redis.call('ZRANGE', line, 0, 0)[1]
+      id = redis.call('ZRANGEBYSCORE', line, '-inf', AWAKE, 'LIMIT', 0, 1)[1]
     end
   end
   if not id then break end
@@ -59,7 +60,7 @@ if taken > 0 then
   redis.call('EXPIRE', KEYS[1], 2 * DAY) -- a plan without limits keeps no other books
 end
 
-local waiting = redis.call('ZCARD', READY.submit) + redis.call('ZCARD', READY.look)
+local waiting = awake(READY.submit) + awake(READY.look)
 local first = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]
 local wait = first and tonumber(first) - now or -1
 if waiting > 0 then

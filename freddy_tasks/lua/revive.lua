@@ -11,6 +11,7 @@ redis.call('ZREM', SUSPENDED, id)
 redis.call('HINCRBY', key, 'generation', 1)
 redis.call('HDEL', key, 'outcome', 'lost')
 redis.call('HSET', key, 'phase', phase, 'holder', '', 'started', '1', 'whole', '1',
-  'deadline', seconds(now + timeout), 'options', ARGV[9], 'revival', ARGV[10])
+  'timeout', timeout, 'begun', seconds(now), 'send_by', seconds(now + timeout), 'deadline', seconds(now + timeout),
+  'options', ARGV[9], 'revival', ARGV[10])
 schedule(id, now)
 return { 'revived', phase }

@@ -1,11 +1,11 @@
 -- The holder of an intent to submit gives it back, as nothing was sent: no clock runs, and its request is free again.
--- ARGV: id, generation, shortest pause, longest pause, admission
+-- ARGV: id, generation, shortest pause, longest pause
 local id, generation = ARGV[6], ARGV[7]
-local shortest, longest, admission = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local shortest, longest = tonumber(ARGV[8]), tonumber(ARGV[9])
 local refused = refusal(id, generation)
 if refused then return refused end
 local key = key_of(id)
-local phase, cancel, whole, begun = unpack(redis.call('HMGET', key, 'phase', 'cancel', 'whole', 'begun'))
+local phase, cancel, send_by = unpack(redis.call('HMGET', key, 'phase', 'cancel', 'send_by'))
 if phase ~= 'sent' then return { 'fenced', phase } end
 budget_return()
 local times = redis.call('HINCRBY', key, 'unsent', 1)
@@ -15,10 +15,8 @@ if cancel == '1' then
   redis.call('HDEL', key, 'body')
 else
   phase = 'queued'
-  if whole ~= '1' then
-    redis.call('HSET', key, 'started', '0', 'deadline', seconds(tonumber(begun) + admission))
-  end
-  moment = math.min(moment, math.max(tonumber(redis.call('HGET', key, 'deadline')), now))
+  redis.call('HSET', key, 'started', '0', 'deadline', send_by)
+  moment = math.min(moment, math.max(tonumber(send_by), now))
 end
 redis.call('HSET', key, 'phase', phase, 'holder', '')
 redis.call('HDEL', key, 'lost')

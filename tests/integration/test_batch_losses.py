@@ -30,6 +30,7 @@ from freddy_tasks.batch.tasks import COLLECT_BATCH, SALVAGE_BATCH
 from freddy_tasks.batch.watch import LOOKS, Watch, WatchStep
 from freddy_tasks.continuation import SUBMIT
 from freddy_tasks.embedded import EmbeddedServer
+from freddy_tasks.records import Phase
 
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
 ENDLESS = "Wait {} [emulate: duration=600]"
@@ -174,7 +175,7 @@ def test_an_end_whose_message_was_lost_is_sent_again(
             wait_for(lambda: batch.progress().completed == 1)
             batch.cancel()
         wait_for(lambda: lost)
-        wait_for(lambda: batch.progress().done)
+        wait_for(lambda: {shop.runtime.ledger.record(one).phase for one in batch.task_ids} == {Phase.CLOSED})
     wait_for(lambda: not running(shop))
 
     look(watch, LOOKS - 1)

@@ -28,7 +28,7 @@ from freddy_tasks.budget import Budget
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.ledger import RANKS, Ledger
 from freddy_tasks.models import Job, Lane
-from freddy_tasks.records import Fenced, Held, LinedUp, Parked, Phase, Unsent
+from freddy_tasks.records import Enlisted, Fenced, Held, LinedUp, Parked, Phase, Unsent
 
 OPEN = {Phase.QUEUED, Phase.SENT, Phase.WAITING, Phase.SETTLED, Phase.CANCELLING}
 IDS = st.sampled_from(["a", "b", "c", "d"])
@@ -49,6 +49,7 @@ class Entry:
     holder: str = "claimed"
     ringing: bool = False  # its alarm has rung
     lined_up: bool = False
+    asleep: bool = False  # it lines up later
     paid: bool = False
     outlived: bool = False  # its request was paid for too long ago
     body: bool = True
@@ -142,23 +143,24 @@ class LedgerMachine(RuleBasedStateMachine):
         return not self.per_day or in_flight == 0 or left > in_flight + 1
 
     def in_flight(self, lined_up: set[str]) -> int:
-        """Jobs that will need a look, all but submits that wait in line."""
+        """Jobs that will need a look, all but submits that wait in line, or for the moment to."""
         submits = {name for name in lined_up if self.model[name].line == "submit"}
-        return sum(entry.phase in OPEN for entry in self.model.values()) - len(submits)
+        return sum(entry.phase in OPEN and not entry.asleep for entry in self.model.values()) - len(submits)
 
-    def leaving(self, lined_up: set[str], most: int, turn: str) -> int:
+    def leaving(self, lined_up: set[str], most: int, submits: int, turn: str) -> int:
         """How many of the line leave at once: submits and looks in turns, while they may."""
         waiting = Counter(self.model[name].line for name in lined_up)
         in_flight, left = self.in_flight(lined_up), self.per_day - self.spent
         gone = 0
         while gone < min(self.room, most):
             other = "submit" if turn == "look" else "look"
-            may = {"look": True, "submit": self.may_submit(in_flight, left - gone)}
+            may = {"look": True, "submit": submits > 0 and self.may_submit(in_flight, left - gone)}
             kind = next((kind for kind in (turn, other) if waiting[kind] and may[kind]), None)
             if kind is None:
                 break
             waiting[kind] -= 1
             in_flight += kind == "submit"
+            submits -= kind == "submit"
             gone, turn = gone + 1, other
         return gone
 
@@ -230,6 +232,36 @@ class LedgerMachine(RuleBasedStateMachine):
             self.model[task_id] = Entry(
                 Phase.QUEUED, lane, holder="", lined_up=True, dated=whole, whole=whole
             )
+
+    @rule(task_id=IDS, lane=st.sampled_from(Lane), whole=st.booleans(), later=st.booleans(), twice=TWICE)
+    def enlist(self, task_id: str, lane: Lane, whole: bool, later: bool, twice: bool) -> None:
+        """A prompt of a batch lines up, now or later, unless its id has been here before."""
+        prompt = self.prompt(task_id, lane, whole, delay=500.0 if later else 0.0)
+        answers = [self.calling(False).enlist([prompt]) for _ in range(1 + twice)][-1]
+        known = self.model.get(task_id)
+        if known is None:
+            known = self.model[task_id] = Entry(
+                Phase.QUEUED, lane, holder="", lined_up=not later, asleep=later, dated=whole, whole=whole
+            )
+        assert answers == [known.phase]
+
+    @precondition(lambda self: len(self.model) < len("abcd"))
+    @rule(lane=st.sampled_from(Lane), twice=TWICE)
+    def enlist_too_late(self, lane: Lane, twice: bool) -> None:
+        """A prompt of a batch expires before it lines up."""
+        task_id = min(set("abcd") - self.model.keys())
+        prompt = self.prompt(task_id, lane, whole=False, patience=0.0)
+        answers = [self.calling(False).enlist([prompt]) for _ in range(1 + twice)][-1]
+        assert answers == [Phase.QUEUED]
+        self.model[task_id] = Entry(
+            Phase.QUEUED, lane, holder="", asleep=True, ringing=True, dated=True, late=True
+        )
+
+    def prompt(self, task_id: str, lane: Lane, whole: bool, **options: Any) -> Enlisted:
+        """What a caller puts on record."""
+        job = Job(deadline=0.0, model="m", lane=lane)
+        body = {"args": ["prompt"]}
+        return Enlisted(task_id, job, 1_000.0, whole, options={"queue": "q"}, body=body, **options)
 
     @precondition(lambda self: self.messages)
     @rule(which=ANY, twice=TWICE)
@@ -383,20 +415,20 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # Steps of dispatchers
 
-    @rule(most=st.integers(1, 5), later=st.booleans())
-    def pop(self, most: int, later: bool) -> None:
+    @rule(most=st.integers(1, 5), later=st.booleans(), submits=st.integers(0, 5))
+    def pop(self, most: int, later: bool, submits: int = 5) -> None:
         """A dispatcher takes what is due, or all leases and pauses run out and then it does."""
         if later:
             for task_id in self.model:
                 self.ring(task_id)
         due = self.ringing()  # in the order in which the dispatcher takes them
         turn = self.server.hget(self.budget.keys[0], "turn") or "look"
-        popped = self.calling(False).pop(most)
+        popped = self.calling(False).pop(most, submits)
         expected = set()
         for name in due[:most]:
             entry = self.model[name]
-            entry.ringing = False
-            if self.limited and entry.waits:
+            entry.ringing = entry.asleep = False
+            if entry.waits and (self.limited or entry.line == "submit"):
                 entry.lined_up, entry.holder = True, ""
             else:
                 expected.add(name)
@@ -406,7 +438,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert expected <= set(released)
         assert len(released) == len(set(released))
         assert set(from_line) <= lined_up
-        assert len(from_line) == self.leaving(lined_up, max(0, most - len(expected)), turn)
+        assert len(from_line) == self.leaving(lined_up, max(0, most - len(expected)), submits, turn)
         for hop in popped.hops:
             entry = self.model[hop.task_id]
             assert hop.phase is entry.phase
@@ -462,7 +494,7 @@ class LedgerMachine(RuleBasedStateMachine):
             entry.generation += 1
             entry.abandoned = was is Phase.SUSPENDED
             entry.phase, entry.holder, entry.cancel, entry.body = Phase.CANCELLING, "", True, False
-            entry.lined_up, entry.ringing = False, True
+            entry.lined_up, entry.asleep, entry.ringing = False, False, True
 
     @precondition(lambda self: self.model)
     @rule(
@@ -570,7 +602,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert set(self.ringing()) == {name for name, entry in self.model.items() if entry.ringing}
         for line, names in lines.items():
             expected = {n for n, entry in self.model.items() if entry.lined_up and entry.line == line}
-            assert names == expected
+            asleep = {n for n, entry in self.model.items() if entry.asleep}
+            assert names == expected | (asleep if line == "submit" else set())
         suspended = set(self.server.zrange(f"{self.prefix}:suspended", 0, -1))
         assert suspended == {n for n, entry in self.model.items() if entry.phase is Phase.SUSPENDED}
 
@@ -789,9 +822,10 @@ def test_who_lines_up_first_leaves_first(state: redis.Redis, prefix: str) -> Non
     """Even within one millisecond, in which names would decide."""
     ledger = Ledger(state, prefix, Budget.of(prefix, 60, 0, 120))
     ledger.heed(refused=True, retry_in=600.0, per_minute=None, remaining=None)
-    arrived = [f"task-{n:02}" for n in reversed(range(50))]
-    job = Job(deadline=0.0, model="m")
-    for task_id in arrived:
+    arrived = [f"task-{n:04}" for n in reversed(range(1_000))]
+    job = Job(deadline=0.0, model="m", lane=Lane.BATCH)
+    for task_id in arrived[:50]:
         ledger.begin(task_id, job, body={}, options={}, timeout=60.0, whole=False)
+    ledger.enlist(Enlisted(task_id, job, 60.0, False, options={}, body={}) for task_id in arrived[50:])
 
     assert state.zrange(f"{prefix}:ready:submit", 0, -1) == arrived
