@@ -40,7 +40,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while the stat
 TICK = 0.1  # seconds between two looks in a rush: what comes due meanwhile shares messages
 IDLE, BUSY = 0.25, 1.0  # seconds of steps in one message: of looks while slots are free, and of all others
 BATCH = 100  # jobs taken out at once
-_ALONE = {"time_limit", "soft_time_limit", "stamped_headers"}  # what Celery looks for in each message
+_ALONE = "time_limit", "soft_time_limit", "stamped_headers"  # what Celery looks for in each message
 
 
 class Dispatcher:
@@ -158,7 +158,7 @@ class Dispatcher:
         of_looks = self._pace.steps_in(IDLE if free else BUSY)
 
         def size(hop: Hop) -> int:
-            if hop.phase is Phase.CANCELLING or _ALONE & hop.options.keys():
+            if hop.phase is Phase.CANCELLING or any(hop.options.get(name) for name in _ALONE):
                 return 1
             return of_submits if is_submit(hop) else of_looks
 

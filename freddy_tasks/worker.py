@@ -272,7 +272,10 @@ def _hand_back(**_: Any) -> None:
 
 def _slots(worker: Any) -> int:
     """How many tasks its pool runs at once; with autoscaling, how many it may."""
-    return int(worker.max_concurrency or worker.pool.num_processes)
+    try:
+        return int(worker.max_concurrency or worker.pool.num_processes)
+    except AttributeError:  # a prefork pool that has ended, while the worker stops
+        return 0
 
 
 def _taken_slots() -> int:

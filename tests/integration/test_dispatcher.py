@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery
+from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.thread import TaskPool as ThreadPool
 from logs import logged
 from shop import wait_for
 
@@ -16,6 +20,7 @@ from freddy_tasks.dispatcher import Dispatcher
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.runtime import Runtime, build
 from freddy_tasks.settings import Settings
+from freddy_tasks.worker import _slots as slots_of
 
 
 class Watched(Dispatcher):
@@ -48,6 +53,18 @@ def running() -> bool:
 
 
 BEFORE: set[threading.Thread] = set()
+
+
+@pytest.mark.parametrize(
+    ("pool", "most", "slots"),
+    [(SoloPool(1), None, 1), (ThreadPool(3), None, 3), (PreforkPool(2), None, 0), (PreforkPool(2), 10, 10)],
+    ids=["solo", "threads", "a prefork pool that does not run", "autoscale"],
+)
+def test_a_worker_has_the_slots_of_its_pool(pool: Any, most: int | None, slots: int) -> None:
+    """At this moment; `--autoscale` makes more of them once there is work."""
+    worker = SimpleNamespace(pool=pool, max_concurrency=most)
+
+    assert slots_of(worker) == slots
 
 
 @pytest.mark.parametrize("run", range(5))
