@@ -44,7 +44,16 @@ def read_call(
 
     Raises `InvalidRequest` for a call that cannot work.
     """
-    check_call(prompt, expected=expected, timeout=timeout, lane=lane, label=label, **fields)
+    check_call(
+        prompt,
+        model=model,
+        label=label,
+        expected=expected,
+        timeout=timeout,
+        lane=lane,
+        return_exceptions=return_exceptions,
+        **fields,
+    )
     job = Job(
         deadline=0.0,
         model=model or settings.model,

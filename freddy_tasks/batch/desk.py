@@ -37,6 +37,7 @@ class Desk:
         self._connection: Any = connection
         self._producer = app.amqp.Producer(connection, auto_declare=False)
         self._taken: list[tuple[Enlisted, Callable[[], None]]] = []
+        self._is_open = True
         self.failure: RedisError | None = None  # of the state server
 
     def __getattr__(self, name: str) -> Any:
@@ -48,6 +49,10 @@ class Desk:
         Raises `redis.exceptions.RedisError` when the state server cannot be reached, and what kombu raises
         when the broker cannot.
         """
+        if not self._is_open:  # a greenlet that began within the context goes on with it
+            with self._app.producer_or_acquire() as producer:
+                producer.publish(body, **options)
+            return
         send = partial(self._producer.publish, body, **options)
         headers, body = _by_protocol_2(options.get("headers") or {}, body)
         if headers.get("task") != SUBMIT:
@@ -71,6 +76,10 @@ class Desk:
         for (_, send), phase in zip(taken, phases, strict=True):
             if phase is Phase.CANCELLED:  # before it came here: a worker tells Celery so
                 send()
+
+    def close(self) -> None:
+        """Let what is published from here on go to the broker, as if there were no desk."""
+        self._is_open = False
 
     def _declare(self, options: Mapping[str, Any]) -> None:
         """Declare the queue, which nobody else would before the first message reaches it."""
@@ -128,6 +137,7 @@ def desk(app: Celery, runtime: Runtime) -> Iterator[Desk]:
             raise opened.failure from None  # which Celery took for the broker's, as that may be a Redis, too
         finally:
             reception.reset(token)
+            opened.close()
         opened.flush()
 
 

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from threading import Thread
 from typing import Any
@@ -18,13 +19,14 @@ from kombu import Exchange
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 from redis.exceptions import ConnectionError  # noqa: A004  # the one that a client of Redis raises
-from shop import DEADLINE, Shop, wait_for
+from shop import DEADLINE, Shop, answer_of, wait_for
 
-from freddy_tasks import cancel_response, process_ai_response, process_batch
+from freddy_tasks import InvalidRequest, cancel_response, process_ai_response, process_batch
 from freddy_tasks.batch import Outcome
 from freddy_tasks.batch import desk as desks
 from freddy_tasks.batch.desk import desk
 from freddy_tasks.budget import Budget
+from freddy_tasks.calls import read_call
 from freddy_tasks.continuation import SUBMIT
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.ledger import ADMISSION_TIMEOUT, Ledger
@@ -341,6 +343,22 @@ def test_a_prompt_that_was_cancelled_before_it_lined_up_ends(shop: Shop) -> None
 
     wait_for(lambda: result.state == "REVOKED")
     assert shop.api.counts.posts == 0
+
+
+def test_what_goes_on_after_a_desk_has_closed_publishes_as_ever(shop: Shop) -> None:
+    """A greenlet has the context of the one that began it, as that which waits for Celery's results."""
+    with desk(shop.app, shop.runtime):
+        context = copy_context()
+    result = context.run(process_ai_response.delay, "whales")
+
+    assert answer_of(result)["output_text"] == "About whales"
+
+
+@pytest.mark.parametrize("options", [{"model": 7}, {"return_exceptions": "no"}, {"timeout": -1.0}], ids=str)
+def test_a_call_from_within_a_task_is_checked_as_any(shop: Shop, options: dict[str, Any]) -> None:
+    """What is published there is not looked at; it is whoever reads the call that refuses."""
+    with pytest.raises(InvalidRequest):
+        read_call(shop.app, shop.runtime.settings, None, "whales", **options)
 
 
 @pytest.mark.parametrize("cancel", ["revoke", "cancel"])
