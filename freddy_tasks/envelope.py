@@ -77,7 +77,7 @@ class EnvelopeRequest(HopRequest):
         if isinstance(error, Delivered):
             self._taken = error.taken
             self.send_event("task-succeeded", result=HIDDEN, runtime=self.seconds())
-            for kind, fields in error.events:
+            for kind, fields in error.events if self._is_watched else ():
                 self.eventer.send(kind, **fields)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
@@ -92,12 +92,7 @@ class EnvelopeRequest(HopRequest):
         _hand_back(self.task, self.args)
 
 
-def deliver(
-    carrier: _TASK,
-    sealed: Sequence[Sealed],
-    steps: Mapping[str, Step],
-    monotonic: Callable[[], float] = time.monotonic,
-) -> None:
+def deliver(carrier: _TASK, sealed: Sequence[Sealed], steps: Mapping[str, Step]) -> None:
     """Take the steps one after another; those that are not begun within `SPAN` are handed back.
 
     `steps` has what is to be done for the messages of each task name: it is called with the task and the
@@ -105,9 +100,9 @@ def deliver(
 
     Raises `Delivered` where steps were handed back, or monitors listen.
     """
-    began, events, taken = monotonic(), [], 0
+    began, events, taken = time.monotonic(), [], 0
     try:
-        while taken < len(sealed) and (not taken or monotonic() - began <= SPAN):
+        while taken < len(sealed) and (not taken or time.monotonic() - began <= SPAN):
             headers, body = sealed[taken]
             taken += 1
             events += _take(carrier, headers, body, steps[headers["task"]])
