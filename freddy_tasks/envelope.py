@@ -21,10 +21,11 @@ from celery.exceptions import BackendError, Ignore, Reject
 from kombu.utils.encoding import safe_repr
 from redis.exceptions import RedisError
 
+from .capacity import pace
 from .continuation import GENERATION_HEADER, HIDDEN
 from .handover import Outcome, Parked
 from .runtime import ledger_of
-from .worker import HopRequest, iso, pace
+from .worker import HopRequest, iso
 
 logger = logging.getLogger(__name__)
 

@@ -18,18 +18,17 @@ from celery.worker.request import Request
 from kombu.transport import virtual
 from redis.exceptions import RedisError, ResponseError
 
+from .capacity import pace, slots, taken_slots
 from .connections import is_redis
 from .continuation import CANCEL, HIDDEN, POLL, SUBMIT
 from .dispatcher import Dispatcher
 from .doctor import examine_worker
 from .errors import ConfigurationError
 from .handover import Parked
-from .packing import Pace
 from .runtime import ledger_of, runtime_of
 from .stopping import StopSignals
 
 logger = logging.getLogger(__name__)
-pace = Pace()  # of this worker's main process
 pool_logger = logging.getLogger("celery.pool")
 
 TASKS = "freddy_tasks."  # first part of the names of our tasks
@@ -123,7 +122,7 @@ class DispatcherStep(bootsteps.StartStopStep):
             raise SystemExit(1) from None
         pool_logger.addFilter(_without_arguments)
         self.dispatcher = Dispatcher(
-            parent.app, runtime, parent.hostname, _revoked, partial(_slots, parent), _taken_slots, pace
+            parent.app, runtime, parent.hostname, _revoked, partial(slots, parent), taken_slots, pace
         )
         signals.task_revoked.connect(self._on_revoked, weak=False, dispatch_uid=self._uid)
         signals.worker_shutting_down.connect(_hand_back, dispatch_uid="freddy_tasks.hand_back")
@@ -268,18 +267,6 @@ def _hand_back(**_: Any) -> None:
     """Celery gives back what a worker has taken and not begun only when it has stopped, seconds later."""
     for request in _unbegun():
         request.hand_back()
-
-
-def _slots(worker: Any) -> int:
-    """How many tasks its pool runs at once; with autoscaling, how many it may."""
-    try:
-        return int(worker.max_concurrency or worker.pool.num_processes)
-    except AttributeError:  # a prefork pool that has ended, while the worker stops
-        return 0
-
-
-def _taken_slots() -> int:
-    return len(state.reserved_requests)
 
 
 def _revoked() -> Iterable[str]:

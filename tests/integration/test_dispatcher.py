@@ -16,11 +16,11 @@ from logs import logged
 from shop import wait_for
 
 from freddy_tasks import dispatcher as module
+from freddy_tasks.capacity import slots as slots_of
 from freddy_tasks.dispatcher import Dispatcher
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.runtime import Runtime, build
 from freddy_tasks.settings import Settings
-from freddy_tasks.worker import _slots as slots_of
 
 
 class Watched(Dispatcher):
