@@ -160,7 +160,7 @@ class Batch:
         return self._result
 
     def cancel(self) -> int:
-        """Cancel all that has not ended, here and at the API; how many prompts were under way.
+        """Cancel all that has not ended, here and at the API; how many prompts lined up or were under way.
 
         The callback still runs, with what was answered, unless the batch is "fail_fast".
         """

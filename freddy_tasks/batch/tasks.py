@@ -126,7 +126,7 @@ def judged(record: Record, app: Celery, results: Sequence[Any] | None = None) ->
 
 
 def cancel_members(ledger: Ledger, record: Record) -> int:
-    """Cancel all prompts that have not ended, here and at the API; how many had been begun."""
+    """Cancel all prompts that have not ended, here and at the API; how many that were on record."""
     return sum(ledger.cancel(task_id) is not None for task_id in record.task_ids())
 
 

@@ -22,7 +22,7 @@ from freddy_tasks import (
     ResponseFailed,
     process_batch,
 )
-from freddy_tasks.batch import broker
+from freddy_tasks.batch import Outcome, broker
 from freddy_tasks.batch import look as looking
 from freddy_tasks.batch.record import Record
 from freddy_tasks.batch.register import Register
@@ -186,6 +186,23 @@ def test_an_end_whose_message_was_lost_is_sent_again(
     assert result.counts["cancelled"] == cancelled
     wait_for(lambda: not is_open(shop, batch))
     assert len(shop.witness.hops(lost[0]["headers"]["id"])) == 1
+
+
+def test_a_prompt_that_the_state_server_lost_is_unknown_and_holds_nothing_up(
+    shop: Shop, watch: Watch
+) -> None:
+    """As a failover may: nobody waits for it, and the batch ends with the others' answers."""
+    batch = process_batch(["ants", ENDLESS.format(0)], callback=shop.note.s())
+    ledger, (answered, lost) = shop.runtime.ledger, batch.task_ids
+    wait_for(lambda: ledger.record(answered).phase is Phase.CLOSED)
+    wait_for(lambda: ledger.record(lost).phase is Phase.WAITING and not running(shop))
+    ledger.redis.zrem(f"{ledger.prefix}:due", lost)
+    ledger.redis.delete(f"{ledger.prefix}:job:{lost}")
+
+    assert [item.outcome for item in batch.results(DEADLINE)] == [Outcome.COMPLETED, Outcome.UNKNOWN]
+    assert batch.progress().done
+    look(watch)
+    assert callback_of(shop).counts == {"completed": 1, "failed": 0, "cancelled": 0, "unknown": 1}
 
 
 def test_a_callback_that_is_called_twice_has_one_task_id(shop: Shop, watch: Watch, late: Late) -> None:
