@@ -27,7 +27,7 @@ from .continuation import (
     yields,
 )
 from .ledger import Ledger
-from .packing import Pace, Parcel, is_submit, parcels, share
+from .packing import Pace, Parcel, is_submit, parcels, share, spread
 from .records import Hop, Phase, Popped
 from .runtime import Runtime
 from .schedules import next_stretch
@@ -38,7 +38,7 @@ LONGEST_SLEEP = 1.0  # seconds: how late a local revoke is noticed
 SIGN_OF_LIFE = 10.0  # seconds between two
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while the state server is away
 TICK = 0.1  # seconds between two looks in a rush: what comes due meanwhile shares messages
-IDLE, BUSY = 0.25, 1.0  # seconds of steps in one message: of looks while slots are free, and of all others
+LONGEST_MESSAGE = 1.0  # seconds that its steps may take one after another
 BATCH = 100  # jobs taken out at once
 _ALONE = "time_limit", "soft_time_limit", "stamped_headers"  # what Celery looks for in each message
 
@@ -153,9 +153,10 @@ class Dispatcher:
     def _size_of(self, popped: Popped, slots: int, free: int) -> Callable[[Hop], int]:
         if self._has_limits():
             return lambda _: 1
-        share_of_line = share(popped.lined_up + sum(map(is_submit, popped.hops)), slots)
-        of_submits = min(share_of_line, self._pace.steps_in(BUSY))
-        of_looks = self._pace.steps_in(IDLE if free else BUSY)
+        most = self._pace.steps_in(LONGEST_MESSAGE)
+        submits = sum(map(is_submit, popped.hops))
+        of_submits = min(most, share(popped.lined_up + submits, slots))
+        of_looks = min(most, spread(len(popped.hops) - submits, free))
 
         def size(hop: Hop) -> int:
             if hop.phase is Phase.CANCELLING or any(hop.options.get(name) for name in _ALONE):

@@ -26,6 +26,11 @@ def share(waiting: int, slots: int) -> int:
     return max(1, min(MOST, math.ceil(waiting / (ROUNDS * max(1, slots)))))
 
 
+def spread(due: int, free: int) -> int:
+    """How many of the looks that are due go into one message: no slot is free while others wait in one."""
+    return max(1, math.ceil(due / max(1, free)))
+
+
 class Pace:
     """How long a step has taken of late: a moving average.
 

@@ -50,9 +50,13 @@ LEEWAY = 1.4
 """Beyond MOST_LINES a module should split; beyond LEEWAY times that it must, or give its reason above."""
 
 TASKS = {
+    "freddy_tasks.advance_responses",
     "freddy_tasks.cancel_response",
+    "freddy_tasks.collect_batch",
     "freddy_tasks.poll_response",
     "freddy_tasks.process_ai_response",
+    "freddy_tasks.salvage_batch",
+    "freddy_tasks.stop_batch",
 }
 
 

@@ -658,7 +658,7 @@ def test_a_time_limit_of_the_worker_loses_no_step(bench: Bench) -> None:
 def test_a_worker_takes_what_is_due_together_in_one_message(shop: Shop) -> None:
     """On a living one, with callbacks, and with a pace of its own."""
     results = [
-        process_ai_response.apply_async((name,), {"expected": 600}, link=shop.title.s()) for name in NAMES * 2
+        process_ai_response.apply_async((name,), {"expected": 600}, link=shop.title.s()) for name in NAMES * 8
     ]
     ledger = shop.runtime.ledger
     ids = [result.id for result in results]

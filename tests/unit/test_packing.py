@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from freddy_tasks.continuation import route_of
 from freddy_tasks.models import Job
-from freddy_tasks.packing import LARGEST, MOST, Pace, Parcel, is_submit, parcels, share
+from freddy_tasks.packing import LARGEST, MOST, Pace, Parcel, is_submit, parcels, share, spread
 from freddy_tasks.records import Hop, Phase
 
 JOB = Job(deadline=0.0, model="m")
@@ -54,6 +54,14 @@ def names(packed: list[Parcel]) -> list[str]:
 def test_a_pile_is_cut_into_two_messages_for_each_slot(waiting: int, slots: int, steps: int) -> None:
     """Rounded up, at least one step and at most `MOST`."""
     assert share(waiting, slots) == steps
+
+
+@pytest.mark.parametrize(
+    ("due", "free", "steps"), [(0, 8, 1), (1, 8, 1), (8, 8, 1), (9, 8, 2), (25, 8, 4), (5, 1, 5), (5, 0, 5)]
+)
+def test_looks_share_a_message_where_there_are_more_than_free_slots(due: int, free: int, steps: int) -> None:
+    """Side by side they end sooner; without a free slot they wait for one together."""
+    assert spread(due, free) == steps
 
 
 @given(st.integers(0, 5_000), st.integers(0, 500))
