@@ -140,7 +140,7 @@ class Dispatcher:
         # the broker's queue, as any task does.
         popped = self._ledger.pop(BATCH, max(1, free * share(self._lined_up, slots)))
         self._lined_up = popped.lined_up
-        self._in_a_rush = len(popped.hops) > 1 or not free
+        self._in_a_rush = not free or len(popped.hops) > 1 or bool(popped.hops and popped.lined_up)
         hops = [self._told_to_yield(hop) for hop in popped.hops]
         self._unpublished.extend(parcels(hops, self._size_of(popped, slots, free)))
         self._publish()

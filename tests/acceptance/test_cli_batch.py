@@ -112,8 +112,9 @@ def site(lone: Site, valkey: EmbeddedServer, state: redis.Redis) -> Site:
 
 
 def queued(state: redis.Redis) -> int:
-    """Messages in the queue, of every priority: Celery keeps a list for each."""
-    return sum(state.llen(key) for key in state.keys("freddy_tasks*") if state.type(key) == "list")
+    """Prompts that line up, and messages in the queue, of every priority: Celery keeps a list for each."""
+    lists = [key for key in state.keys("freddy_tasks*") if state.type(key) == "list"]
+    return sum(map(state.llen, lists)) + sum(map(state.zcard, state.scan_iter("*:ready:submit")))
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
