@@ -83,6 +83,7 @@ def test_a_pool_takes_several_steps_out_of_one_message(
     assert api.counts.posts == api.counts.gets == COUNT
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("victim", ["worker", "child"])
 def test_a_kill_among_looks_loses_none(
     victim: str, start_worker: StartWorker, api: Emulator, ledger: Ledger, desk: Celery
@@ -104,6 +105,7 @@ def test_a_kill_among_looks_loses_none(
     assert api.counts.posts == COUNT
 
 
+@pytest.mark.campaign
 def test_a_kill_among_submits_leaves_one_in_doubt_for_each_slot(
     start_worker: StartWorker, api: Emulator, ledger: Ledger, desk: Celery
 ) -> None:

@@ -32,6 +32,8 @@ print(*(step.name.rpartition(".")[2] for step in app.Worker(pool="prefork", conc
 
 BusyWorker = Callable[[str], Worker]
 
+pytestmark = pytest.mark.campaign
+
 
 @pytest.fixture
 def busy_worker(start_worker: StartWorker, desk: Celery) -> BusyWorker:
