@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,15 +66,13 @@ def nothing(number: int) -> int:
 @app.task(name="benchmark.ask")
 def ask(prompt: str) -> str:
     """The first half of the least that a response takes: one message and one request, and no care taken."""
-    place, body, headers = _question(prompt)
-    return str(_session.post(place, json=body, headers=headers, timeout=30).json()["id"])
+    return _ask(prompt)
 
 
 @app.task(name="benchmark.fetch")
 def fetch(response_id: str) -> Any:
     """The second half."""
-    place, _, headers = _question("")
-    return _session.get(f"{place}/{response_id}", headers=headers, timeout=30).json()
+    return _fetch(response_id)
 
 
 @app.task(name="benchmark.arrived")
@@ -92,6 +91,16 @@ def naive(prompt: str) -> str:
         time.sleep(POLL_EVERY)
         response = requests.get(f"{place}/{response['id']}", headers=headers, timeout=30).json()
     return str(response["status"])
+
+
+def _ask(prompt: str) -> str:
+    place, body, headers = _question(prompt)
+    return str(_session.post(place, json=body, headers=headers, timeout=30).json()["id"])
+
+
+def _fetch(response_id: str) -> Any:
+    place, _, headers = _question("")
+    return _session.get(f"{place}/{response_id}", headers=headers, timeout=30).json()
 
 
 def _question(prompt: str) -> tuple[str, dict[str, Any], dict[str, str]]:
@@ -222,18 +231,10 @@ def rate_of_requests(count: int) -> float:
 
 def time_of_requests(count: int) -> float:
     """Seconds for `count` answers."""
-    left = iter(range(count))
-
-    def work() -> None:
-        for number in left:
-            fetch(ask(f"prompt {number}"))
-
-    threads = [threading.Thread(target=work) for _ in range(SLOTS)]
     began = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(SLOTS) as pool:
+        answers = pool.map(lambda number: _fetch(_ask(f"prompt {number}")), range(count))
+        assert all("id" in answer for answer in answers)
     return time.monotonic() - began
 
 
@@ -367,7 +368,8 @@ def stack(durations: str, workers: int) -> Iterator[tuple[redis.Redis, list[int]
             running.append(process)
         client = opened.enter_context(redis.Redis(unix_socket_path=str(server.socket)))
         until = time.monotonic() + START_TIMEOUT
-        while _ready(client) < workers:  # what a worker takes to start is no task's memory
+        # What a worker takes to start is no task's memory.
+        while _ready(client) < workers or not _listens(port):
             assert time.monotonic() < until, (server.directory / "1.log").read_text()
             time.sleep(0.1)
         yield client, [process.pid for process in running[1:]]
@@ -375,6 +377,11 @@ def stack(durations: str, workers: int) -> Iterator[tuple[redis.Redis, list[int]
 
 def _ready(client: redis.Redis) -> int:
     return sum(client.zcard(key) for key in client.scan_iter("*:dispatchers"))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:
