@@ -385,14 +385,13 @@ def test_what_lines_up_is_counted_as_waiting(paused: Shop) -> None:
 
 @pytest.fixture
 def elsewhere(valkey: EmbeddedServer, settings: Settings) -> Iterator[Callable[[str], Celery]]:
-    """Makes an app with that broker, its ledger in a database of its own, and one producer at a time."""
+    """Makes an app with that broker, and its ledger in a database of its own."""
     url, made = f"{valkey.url}?virtual_host=2", []
 
     def make(broker: str = "") -> Celery:
         app = Celery("elsewhere", broker=broker or url, backend=url, set_as_current=False)
         app.loader.import_module("freddy_tasks.tasks")
         app.finalize()
-        app.conf.broker_pool_limit = 1
         use(app, build(app, settings.model_copy(update={"state_url": SecretStr(url)})))
         made.append(app)
         return app
@@ -412,11 +411,14 @@ def line_up(app: Celery, count: int) -> list[str]:
 
 
 def test_a_desk_needs_no_producer_of_the_pool(elsewhere: Callable[..., Celery]) -> None:
-    """Celery takes one for the group; it would wait for a second for ever."""
+    """Celery takes one for the group, here the last; it would wait for a second for ever."""
     app, ids = elsewhere(), []
+    others = [app.producer_pool.acquire() for _ in range(app.producer_pool.limit - 1)]
     publisher = Thread(target=lambda: ids.extend(line_up(app, 3)), daemon=True)
     publisher.start()
     publisher.join(DEADLINE)
+    for producer in others:
+        producer.release()
 
     assert [runtime_of(app).ledger.record(task_id).phase for task_id in ids] == [Phase.QUEUED] * 3
 
