@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from .capacity import pace
 from .continuation import GENERATION_HEADER, HIDDEN
 from .handover import Outcome, Parked
-from .runtime import ledger_of
+from .runtime import access_of
 from .worker import HopRequest, iso
 
 logger = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def _failed(context: Context, error: Any, traceback: str) -> Event:
 def _hand_back(carrier: _TASK, sealed: Sequence[Sealed]) -> None:
     try:
         for headers, _ in sealed:
-            ledger_of(carrier.app).hand_back(headers["id"], headers[GENERATION_HEADER])
+            access_of(carrier.app).ledger.hand_back(headers["id"], headers[GENERATION_HEADER])
     except RedisError as error:
         logger.warning(
             "State server away; %d tasks come back by their leases: %s", len(sealed), type(error).__name__

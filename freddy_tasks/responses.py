@@ -140,7 +140,9 @@ def idempotency_key(task_id: str) -> str:
 def _admit(runtime: Runtime, task: _TASK, call: Call) -> Held:
     generation = generation_of(task.request)
     if generation is not None:
-        return _claim(runtime, task, _id(task), generation, confirm=True)
+        held = _claim(runtime, task, _id(task), generation, confirm=True)
+        # A process that lined it up may have another default than this one, which sends the request.
+        return replace(held, job=replace(held.job, model=call.job.model))
     admitted = runtime.ledger.begin(
         _id(task),
         call.job,

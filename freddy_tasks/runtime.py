@@ -23,16 +23,22 @@ from .schedules import Schedule
 from .settings import Settings, load_settings
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """The outside world of one process, as one value."""
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """What a process needs to line prompts up and to see what becomes of them; it has no need of a key."""
 
     settings: Settings
-    client: Client
     ledger: Ledger
+    clock: Callable[[], float] = time.time  # Unix seconds of this machine, for moments of others only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime(Access):
+    """The outside world of a process that makes requests, as one value."""
+
+    client: Client
     policy: Policy
     experience: Experience
-    clock: Callable[[], float] = time.time  # Unix seconds of this machine, for the API's moments only
     monotonic: Callable[[], float] = time.monotonic
     random: Callable[[], float] = random.random
     sleep: Callable[[float], None] = time.sleep  # in eager mode, and while the state server is away
@@ -47,7 +53,7 @@ class Runtime:
 
 
 _runtimes: WeakKeyDictionary[Celery, tuple[int, Runtime]] = WeakKeyDictionary()
-_ledgers: WeakKeyDictionary[Celery, tuple[int, Ledger]] = WeakKeyDictionary()
+_accesses: WeakKeyDictionary[Celery, tuple[int, Access]] = WeakKeyDictionary()
 
 
 def runtime_of(app: Celery) -> Runtime:
@@ -62,19 +68,20 @@ def runtime_of(app: Celery) -> Runtime:
     return runtime
 
 
-def ledger_of(app: Celery) -> Ledger:
-    """The ledger of an app in a process that may make no requests: it needs no API key.
+def access_of(app: Celery) -> Access:
+    """What a process that may make no requests has of an app's runtime: it needs no API key.
 
     Raises `ConfigurationError` naming each variable that is wrong.
     """
     pid, runtime = _runtimes.get(app, (0, None))
     if runtime is not None and pid == os.getpid():
-        return runtime.ledger
-    pid, ledger = _ledgers.get(app, (0, None))
-    if ledger is None or pid != os.getpid():
-        ledger = open_ledger(app, load_settings(needs_key=False))
-        _ledgers[app] = (os.getpid(), ledger)
-    return ledger
+        return runtime
+    pid, access = _accesses.get(app, (0, None))
+    if access is None or pid != os.getpid():
+        settings = load_settings(needs_key=False)
+        access = Access(settings=settings, ledger=open_ledger(app, settings))
+        _accesses[app] = (os.getpid(), access)
+    return access
 
 
 def use(app: Celery, runtime: Runtime) -> None:

@@ -14,7 +14,7 @@ from . import eager, envelope, handover, responses, worker
 from .calls import Call, check_call, read_call
 from .continuation import ADVANCE, CANCEL, HIDDEN, POLL, SUBMIT
 from .errors import FreddyError
-from .runtime import ledger_of, runtime_of
+from .runtime import access_of, runtime_of
 
 reception: ContextVar[Any] = ContextVar("reception", default=None)
 """What takes the messages of prompts that are published in this context, in place of a producer; or None."""
@@ -127,7 +127,7 @@ def cancel_response(self: _TASK, task_id: str, generation: int | None = None) ->
     if generation is not None:
         responses.cancel(self, task_id, generation)
         return True
-    return ledger_of(self.app).cancel(task_id) is not None
+    return access_of(self.app).ledger.cancel(task_id) is not None
 
 
 @_shared(ADVANCE, ignore_result=True, Request=envelope.EnvelopeRequest)

@@ -25,7 +25,7 @@ from .dispatcher import Dispatcher
 from .doctor import examine_worker
 from .errors import ConfigurationError
 from .handover import Parked
-from .runtime import ledger_of, runtime_of
+from .runtime import access_of, runtime_of
 from .stopping import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class HopRequest(Request):
         if self.type != POLL:
             return
         try:
-            ledger_of(self.task.app).hand_back(self.id, self.args[0])
+            access_of(self.task.app).ledger.hand_back(self.id, self.args[0])
         except RedisError as error:
             logger.warning(
                 "State server away; task %s comes back by its lease: %s", self.id, type(error).__name__

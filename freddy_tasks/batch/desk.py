@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from freddy_tasks.calls import read_call
 from freddy_tasks.continuation import SUBMIT, options_of
 from freddy_tasks.records import Enlisted, Phase
-from freddy_tasks.runtime import Runtime
+from freddy_tasks.runtime import Access
 from freddy_tasks.tasks import reception
 
 CHUNK = 100  # prompts a round trip
@@ -31,9 +31,9 @@ class Desk:
     a dispatcher publishes it when its turn comes.
     """
 
-    def __init__(self, app: Celery, runtime: Runtime, connection: Connection) -> None:
+    def __init__(self, app: Celery, access: Access, connection: Connection) -> None:
         self._app = app
-        self._runtime = runtime
+        self._access = access
         self._connection: Any = connection
         self._producer = app.amqp.Producer(connection, auto_declare=False)
         self._taken: list[tuple[Enlisted, Callable[[], None]]] = []
@@ -69,7 +69,7 @@ class Desk:
         if not taken:
             return
         try:
-            phases = self._runtime.ledger.enlist(enlisted for enlisted, _ in taken)
+            phases = self._access.ledger.enlist(enlisted for enlisted, _ in taken)
         except RedisError as error:
             self.failure = error
             raise
@@ -99,7 +99,7 @@ class Desk:
         request = Context(
             {**headers, **embedded, "reply_to": options.get("reply_to"), "delivery_info": delivery_info}
         )
-        settings = self._runtime.settings
+        settings = self._access.settings
         call = read_call(self._app, settings, options.get("priority"), *args, **kwargs)
         return Enlisted(
             headers["id"],
@@ -116,18 +116,18 @@ class Desk:
         if not moment:
             return None
         aware = maybe_make_aware(datetime.fromisoformat(moment), self._app.timezone)
-        return max(0.0, aware.timestamp() - self._runtime.clock())
+        return max(0.0, aware.timestamp() - self._access.clock())
 
 
 @contextmanager
-def desk(app: Celery, runtime: Runtime) -> Iterator[Desk]:
+def desk(app: Celery, access: Access) -> Iterator[Desk]:
     """Have all prompts that are published within the context line up; they are on record when it is left.
 
     Raises as `Desk.publish` does.
     """
     # Not of the pool: Celery takes one of it within, and where there is no second one would wait for ever.
     with app.connection_for_write() as connection:
-        opened = Desk(app, runtime, connection)
+        opened = Desk(app, access, connection)
         token = reception.set(opened)
         try:
             yield opened

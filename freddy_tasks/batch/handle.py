@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from freddy_tasks import tasks as response_tasks
 from freddy_tasks.errors import FreddyError, InvalidRequest
 from freddy_tasks.ledger import Ledger
-from freddy_tasks.runtime import runtime_of
+from freddy_tasks.runtime import access_of
 
 from . import look, plan, record
 from .canvas import Call, addressed, body_of, check, publish, queues_of
@@ -114,16 +114,16 @@ class Batch:
         Raises `InvalidRequest` when it is not known, or not any more: a month after its last use.
         """
         app = app or response_tasks.process_ai_response.app
-        return cls(app, record.load(runtime_of(app).ledger, batch_id))
+        return cls(app, record.load(access_of(app).ledger, batch_id))
 
     def progress(self) -> Progress:
         """Where the prompts stand, at the cost of one round trip per 200 of those that have not ended."""
         if self._result is not None:
             return Progress(len(self), **self._result.counts, seconds_left=0.0)
-        runtime = runtime_of(self._app)
+        access = access_of(self._app)
         counted = Progress(len(self), **self._survey.counts())
-        elapsed = max(0.0, runtime.clock() - self._record.created_at)
-        room = plan.room(runtime.ledger.redis, runtime.ledger.budget)
+        elapsed = max(0.0, access.clock() - self._record.created_at)
+        room = plan.room(access.ledger.redis, access.ledger.budget)
         return replace(counted, seconds_left=seconds_left(counted, elapsed, room))
 
     def results(self, timeout: float | None = None) -> Iterator[BatchItem]:
@@ -164,7 +164,7 @@ class Batch:
 
         The callback still runs, with what was answered, unless the batch is "fail_fast".
         """
-        return cancel_members(runtime_of(self._app).ledger, self._record)
+        return cancel_members(access_of(self._app).ledger, self._record)
 
     def retry_failed(
         self,
@@ -218,10 +218,11 @@ class Batch:
             body = body_of(call, kept, kept.to_message())
             batch._result = BatchResult.from_result(publish(call, kept, body).get())
             return batch
-        ledger, body = runtime_of(app).ledger, body_of(call, kept, kept.id)
+        access = access_of(app)
+        ledger, body = access.ledger, body_of(call, kept, kept.id)
         record.save(ledger, kept)
         try:
-            with desk(app, runtime_of(app)):
+            with desk(app, access):
                 publish(call, kept, body)
             Register(app, ledger).enter(Entry(kept.id, addressed(body), queues_of(call)))
         except BaseException:
@@ -239,7 +240,7 @@ class Batch:
         if isinstance(outcome, Mapping):
             return BatchResult.from_result(outcome)
         fails_fast = self._record.on_error == FAIL_FAST
-        if fails_fast and (first := record.stopped_by(runtime_of(self._app).ledger, self._record)):
+        if fails_fast and (first := record.stopped_by(access_of(self._app).ledger, self._record)):
             cause = self._app.AsyncResult(first).result
             if isinstance(cause, FreddyError):
                 raise cause

@@ -6,7 +6,7 @@ from celery import Celery
 
 from freddy_tasks.models import Status
 from freddy_tasks.records import Phase
-from freddy_tasks.runtime import runtime_of
+from freddy_tasks.runtime import access_of
 
 from . import look
 from .record import Record
@@ -53,7 +53,7 @@ class Survey:
 
     def is_forgotten(self, task_id: str) -> bool:
         """Nothing that is known of a prompt could still bring a result: the wait for it would have no end."""
-        ((_, standing),) = look.standings(runtime_of(self._app).ledger, [task_id])
+        ((_, standing),) = look.standings(access_of(self._app).ledger, [task_id])
         # The result was stored before it was closed, so this look cannot come too early.
         return standing.phase in _FORGOTTEN and not any(look.ready_metas(self._app.backend, [task_id]))
 
@@ -63,7 +63,7 @@ class Survey:
         position = {task_id: index for index, task_id in enumerate(ids) if index not in self._ended}
         counts = {"waiting": 0, "queued": 0, "in_progress": 0, "requests": 0}
         unclear: dict[str, look.Standing] = {}
-        for task_id, standing in look.standings(runtime_of(self._app).ledger, list(position)):
+        for task_id, standing in look.standings(access_of(self._app).ledger, list(position)):
             if standing.phase is Phase.CLOSED and standing.status is Status.COMPLETED:
                 self._ended[position[task_id]] = (Outcome.COMPLETED, standing.requests)
             elif standing.phase in _ENDED:

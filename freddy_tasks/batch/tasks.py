@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from freddy_tasks import tasks as response_tasks
 from freddy_tasks.errors import BatchFailed
 from freddy_tasks.ledger import Ledger
-from freddy_tasks.runtime import runtime_of
+from freddy_tasks.runtime import access_of
 from freddy_tasks.worker import HopRequest
 
 from . import look
@@ -44,7 +44,7 @@ def _after_return(
     """Celery has stored how a batch ended; what stands in for a body that failed has yet to run."""
     if not self.request.is_eager and (status == states.SUCCESS or self.name == SALVAGE_BATCH):
         try:
-            Register(self.app, runtime_of(self.app).ledger).strike(args[-1])
+            Register(self.app, access_of(self.app).ledger).strike(args[-1])
         except RedisError as error:  # a watch does so at its next look
             logger.warning("State server away; batch %s stays open: %s", args[-1], type(error).__name__)
     self.app.Task.after_return(self, status, retval, task_id, args, kwargs, einfo)
@@ -62,7 +62,7 @@ def collect_batch(
     _pass_over_when_done(self)
     # In eager mode there is no state server to keep the record: it comes with the call.
     kept = (
-        Record.from_message(batch) if isinstance(batch, Mapping) else load(runtime_of(self.app).ledger, batch)
+        Record.from_message(batch) if isinstance(batch, Mapping) else load(access_of(self.app).ledger, batch)
     )
     return judged(kept, self.app, results if _are_in_order(self.app) else None).to_result()
 
@@ -75,13 +75,13 @@ def salvage_batch(self: _TASK, failed_id: str, batch: str) -> dict[str, Any]:
     """
     del failed_id
     _pass_over_when_done(self)
-    return judged(load(runtime_of(self.app).ledger, batch), self.app).to_result()
+    return judged(load(access_of(self.app).ledger, batch), self.app).to_result()
 
 
 @shared_task(name=STOP_BATCH, **{**_OPTIONS, "ignore_result": True})
 def stop_batch(self: _TASK, failed_id: str, batch: str) -> None:
     """Cancel a `fail_fast` batch at its first failure: the errback of its members."""
-    ledger = runtime_of(self.app).ledger
+    ledger = access_of(self.app).ledger
     stop(ledger, load(ledger, batch), failed_id)
 
 

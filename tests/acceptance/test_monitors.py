@@ -11,7 +11,7 @@ from celery.events.state import State
 from nodes import StartWorker
 
 from freddy_tasks import process_ai_response
-from freddy_tasks.runtime import ledger_of
+from freddy_tasks.runtime import access_of
 
 UNENDING = {"metadata": {"emulate": {"duration": "1000"}}}
 
@@ -32,7 +32,7 @@ def test_monitors_are_told_the_moment_of_the_next_look(start_worker: StartWorker
     with desk.connection_for_read() as connection:
         receiver = desk.events.Receiver(connection, handlers={"task-polling": saw})
         receiver.capture(limit=None, timeout=20.0, wakeup=False)
-    ledger = ledger_of(desk)
+    ledger = access_of(desk).ledger
     row, record = monitor.tasks[late], ledger.record(late)
     for task_id in (herald, late):
         ledger.cancel(task_id)

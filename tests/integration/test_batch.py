@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from celery import signals
+from celery import Celery, signals
 from redis.exceptions import ConnectionError  # noqa: A004  # the one that a client of Redis raises
 from shop import Shop, wait_for
 
@@ -19,6 +19,7 @@ from freddy_tasks import (
     BatchFailed,
     BatchItem,
     BatchResult,
+    ConfigurationError,
     InvalidRequest,
     ResponseFailed,
     cancel_response,
@@ -30,6 +31,7 @@ from freddy_tasks.batch.tasks import collect_batch, salvage_batch
 from freddy_tasks.continuation import POLL, SUBMIT
 from freddy_tasks.ledger import Ledger
 from freddy_tasks.records import Enlisted, Phase
+from freddy_tasks.runtime import runtime_of
 
 OPTIONS = {"queue": "urgent", "shadow": "ours"}
 DEADLINE = 40.0  # seconds: a test that has to wait longer has failed
@@ -293,6 +295,31 @@ def test_a_batch_is_found_again_by_its_id(shop: Shop) -> None:
     assert "ants" not in str(shop.runtime.ledger.redis.get(f"{shop.runtime.ledger.prefix}:batch:{batch.id}"))
     with pytest.raises(InvalidRequest, match="No batch"):
         Batch.restore("0" * 32)
+
+
+def test_a_process_without_a_key_has_batches(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key is the workers' own; so is the model of a prompt that names none."""
+    monkeypatch.setenv("FREDDY_MODEL", "of-another-process")
+    conf = shop.app.conf
+    web = Celery("web", broker=conf.broker_url, backend=conf.result_backend, set_as_current=False)
+    web.conf.include = ["freddy_tasks.tasks"]
+    web.finalize()
+    web.set_current()
+
+    endless = process_batch([ENDLESS.format(0)])
+    batch = process_batch(mixed(5))
+    counts = Counter(item.outcome for item in batch.results(DEADLINE))
+    again = Batch.restore(batch.id).retry_failed(mixed(5))
+    wait_for(lambda: endless.progress().in_progress)
+    waiting = shop.runtime.ledger.record(endless.task_ids[0])
+
+    with pytest.raises(ConfigurationError, match="FREDDY_API_KEY is not set"):
+        runtime_of(web)
+    assert counts == {Outcome.COMPLETED: 4, Outcome.FAILED: 1}
+    assert again.get(DEADLINE).counts["failed"] == 1
+    assert waiting.job.model == shop.runtime.settings.model
+    assert endless.cancel() == 1
+    assert endless.get(DEADLINE).counts["cancelled"] == 1
 
 
 def test_only_the_failed_are_tried_again(shop: Shop) -> None:

@@ -13,7 +13,7 @@ from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.ledger import Ledger
 from freddy_tasks.models import Job
 from freddy_tasks.records import Phase
-from freddy_tasks.runtime import build, ledger_of, runtime_of, use
+from freddy_tasks.runtime import access_of, build, runtime_of, use
 from freddy_tasks.settings import Settings
 
 
@@ -47,20 +47,20 @@ def test_a_process_without_a_key_cancels(app: Celery) -> None:
 
 def test_a_process_without_a_key_makes_no_requests(app: Celery) -> None:
     """What has no key to send says so by the name of the variable, cancelled before or not."""
-    ledger_of(app)
+    access_of(app)
 
     with pytest.raises(ConfigurationError, match="FREDDY_API_KEY is not set"):
         runtime_of(app)
 
 
-def test_a_process_has_one_ledger(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_has_one_access(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """One pool of connections, however often it is asked for; another one after a fork."""
-    first, second = ledger_of(app), ledger_of(app)
+    first, second = access_of(app), access_of(app)
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    forked = ledger_of(app)
+    forked = access_of(app)
     runtime = build(app, Settings(api_key=SecretStr("oak_of_the_worker")))
     use(app, runtime)
 
     assert first is second
     assert forked is not first
-    assert ledger_of(app) is runtime.ledger
+    assert access_of(app) is runtime
