@@ -45,7 +45,11 @@ SIZES = {
     "soak": 20_000,
 }
 CAMPAIGNS: dict[str, Campaign] = {
-    "kill": lambda plan: [kill.run(plan), kill.run(plan, resubmit=True)],
+    "kill": lambda plan: [
+        kill.run(plan),
+        kill.run(plan, resubmit=True),
+        kill.run(plan, resubmit=True, line_up=True),
+    ],
     "points": lambda plan: [_with_table(plan, resubmit=False), _with_table(plan, resubmit=True)],
     "restart": lambda plan: [servers.restart(plan)],
     "outage": lambda plan: [servers.restart(plan, seconds, rounds=1) for seconds in (1.0, 30.0)],

@@ -53,6 +53,10 @@ class Settings(BaseSettings):
         0,
         description="Replicas that must have the intent to submit before a prompt is sent; 0: none.",
     )
+    line_up: bool = Field(
+        False,
+        description="Prompts wait on record, where no broker can lose them. For the processes that publish.",
+    )
     lease: Annotated[float, Field(ge=1, le=60)] = Field(
         60.0, description="A lost poll is looked at again after this long."
     )

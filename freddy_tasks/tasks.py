@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -13,11 +12,9 @@ from celery.exceptions import Ignore
 from . import eager, envelope, handover, responses, worker
 from .calls import Call, check_call, read_call
 from .continuation import ADVANCE, CANCEL, HIDDEN, POLL, SUBMIT
+from .desk import desk_for
 from .errors import FreddyError
 from .runtime import access_of, runtime_of
-
-reception: ContextVar[Any] = ContextVar("reception", default=None)
-"""What takes the messages of prompts that are published in this context, in place of a producer; or None."""
 
 _TASK = Task[Any, Any]
 _P = ParamSpec("_P")
@@ -28,18 +25,22 @@ def apply_async(
     self: _TASK,
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-    *positional: Any,
+    task_id: str | None = None,
+    producer: Any = None,
+    *more: Any,
     **options: Any,
 ) -> Any:
     """`Task.apply_async` of all our tasks: it refuses a bad prompt, and shows none in events and logs."""
-    if self.name == SUBMIT:
-        if self.app.current_worker_task is None:
-            check_call(*(args or ()), **(kwargs or {}))
-        if desk := reception.get():
-            options["producer"] = desk
-    options.setdefault("argsrepr", HIDDEN)
-    options.setdefault("kwargsrepr", HIDDEN)
-    return self.app.Task.apply_async(self, tuple(args or ()), dict(kwargs or {}), *positional, **options)
+    options = {"argsrepr": HIDDEN, "kwargsrepr": HIDDEN, **options}
+    publish: Any = partial(self.app.Task.apply_async, self, tuple(args or ()), dict(kwargs or {}), task_id)
+    if self.name != SUBMIT:
+        return publish(producer, *more, **options)
+    if self.app.current_worker_task is None:
+        check_call(*(args or ()), **(kwargs or {}))
+    with desk_for(self.app, producer, options.get("connection")) as desk:
+        if not desk:
+            return publish(producer, *more, **options)
+        return publish(desk, *more, **{**options, "connection": None})
 
 
 def _after_return(

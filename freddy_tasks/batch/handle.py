@@ -17,13 +17,13 @@ from celery.result import AsyncResult, GroupResult
 from redis.exceptions import RedisError
 
 from freddy_tasks import tasks as response_tasks
+from freddy_tasks.desk import desk
 from freddy_tasks.errors import FreddyError, InvalidRequest
 from freddy_tasks.ledger import Ledger
 from freddy_tasks.runtime import access_of
 
 from . import look, plan, record
 from .canvas import Call, addressed, body_of, check, publish, queues_of
-from .desk import desk
 from .items import Written, fingerprint, ids_of, read_items
 from .progress import Progress, seconds_left
 from .record import COLLECT, FAIL_FAST, OnError, Record

@@ -12,13 +12,13 @@ from typing import Any
 from celery import Celery
 
 from freddy_tasks.continuation import HIDDEN, SUBMIT
+from freddy_tasks.desk import Desk, desk
 from freddy_tasks.errors import OutcomeUnknown
 from freddy_tasks.records import Phase
 from freddy_tasks.runtime import Runtime
 
 from . import look
 from .checkpoint import Checkpoint
-from .desk import Desk, desk
 from .items import Item, ItemId
 from .result import BatchItem, Outcome
 

@@ -26,9 +26,10 @@ def told(verdict: Verdict) -> str:
     return f"{verdict}\n{verdict.details()}"
 
 
-def test_killed_workers_lose_and_repeat_nothing() -> None:
+@pytest.mark.parametrize("line_up", [False, True], ids=["messages", "lined up"])
+def test_killed_workers_lose_and_repeat_nothing(line_up: bool) -> None:
     """A worker with its threads, under twenty responses, ten of them a chord."""
-    verdict = kill.run(Plan(size=20, seed=3))
+    verdict = kill.run(Plan(size=20, seed=3), line_up=line_up)
 
     assert verdict.good, told(verdict)
     assert verdict.responses == 20

@@ -10,8 +10,8 @@ import pytest
 from redis.exceptions import ConnectionError  # noqa: A004  # the one that a client of Redis raises
 from shop import Shop, wait_for
 
-from freddy_tasks import cancel_response
-from freddy_tasks.batch import Outcome, desk
+from freddy_tasks import cancel_response, desk
+from freddy_tasks.batch import Outcome
 from freddy_tasks.batch.checkpoint import Checkpoint
 from freddy_tasks.batch.items import Item
 from freddy_tasks.batch.window import SURVEY_EVERY, Window

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Thread
 from typing import Any
 
 import pytest
 import redis
-from celery import Celery, chord, group, signals
+from celery import Celery, chain, chord, group, signals
 from celery.app.trace import build_tracer
 from kombu import Exchange
 from kombu.exceptions import OperationalError
@@ -21,13 +22,19 @@ from pydantic import SecretStr
 from redis.exceptions import ConnectionError  # noqa: A004  # the one that a client of Redis raises
 from shop import DEADLINE, Shop, answer_of, wait_for
 
-from freddy_tasks import InvalidRequest, cancel_response, process_ai_response, process_batch
+from freddy_tasks import (
+    ConfigurationError,
+    InvalidRequest,
+    cancel_response,
+    process_ai_response,
+    process_batch,
+)
+from freddy_tasks import desk as desks
 from freddy_tasks.batch import Outcome
-from freddy_tasks.batch import desk as desks
-from freddy_tasks.batch.desk import desk
 from freddy_tasks.budget import Budget
 from freddy_tasks.calls import read_call
 from freddy_tasks.continuation import SUBMIT
+from freddy_tasks.desk import desk
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.ledger import ADMISSION_TIMEOUT, Ledger
 from freddy_tasks.models import Job
@@ -36,7 +43,7 @@ from freddy_tasks.runtime import build, runtime_of, use
 from freddy_tasks.settings import Settings
 
 DAY = 86_400.0  # seconds
-TWO_WAYS = ["in a message", "on the ledger"]
+THREE_WAYS = ["in a message", "at a desk", "told to line up"]
 MOMENTS = {"begun", "send_by", "deadline"}
 ENDLESS = "Wait [emulate: duration=600]"
 
@@ -73,12 +80,34 @@ def alike(fields: dict[str, Any], *ids: str) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def both_ways(shop: Shop, publish: Callable[[str], Any]) -> list[dict[str, Any]]:
-    """What the ledger has of the prompt that is published under an id: by a message, and without one."""
+@contextmanager
+def lining_up(app: Celery) -> Iterator[None]:
+    """As where `FREDDY_LINE_UP` is set."""
+    before = runtime_of(app)
+    use(app, replace(before, settings=before.settings.model_copy(update={"line_up": True})))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FREDDY_LINE_UP", "true")
+        yield
+    use(app, before)
+
+
+def going(shop: Shop, way: str) -> AbstractContextManager[Any]:
+    """What is published within goes one of `THREE_WAYS`."""
+    match way:
+        case "at a desk":
+            return desk(shop.app, shop.runtime)
+        case "told to line up":
+            return lining_up(shop.app)
+        case _:
+            return nullcontext()
+
+
+def all_ways(shop: Shop, publish: Callable[[str], Any]) -> list[dict[str, Any]]:
+    """What the ledger has of the prompt that is published under an id: first by a message."""
     found = []
-    for way in TWO_WAYS:
+    for way in THREE_WAYS:
         task_id = str(uuid.uuid4())
-        with nullcontext() if way == "in a message" else desk(shop.app, shop.runtime):
+        with going(shop, way):
             publish(task_id)
         found.append(alike(kept(shop, task_id), task_id))
     return found
@@ -106,9 +135,9 @@ def test_options_are_those_of_a_message(paused: Shop, options: dict[str, Any]) -
     def publish(task_id: str) -> None:
         process_ai_response.apply_async((ENDLESS,), {"label": "whales"}, task_id=task_id, **options)
 
-    by_message, by_desk = both_ways(paused, publish)
+    by_message, *others = all_ways(paused, publish)
 
-    assert by_desk == by_message
+    assert others == [by_message] * 2
 
 
 def test_what_follows_is_that_of_a_message(paused: Shop) -> None:
@@ -121,24 +150,24 @@ def test_what_follows_is_that_of_a_message(paused: Shop) -> None:
         signature.stamp(order="o-17")
         signature.apply_async()
 
-    by_message, by_desk = both_ways(paused, publish)
+    by_message, *others = all_ways(paused, publish)
 
-    assert by_desk == by_message
-    assert by_desk["options"]["stamped_headers"] == ["order"]
+    assert others == [by_message] * 2
+    assert by_message["options"]["stamped_headers"] == ["order"]
 
 
 def test_members_of_a_chord_are_those_of_messages(paused: Shop) -> None:
     """The chord, the group and the place in it."""
     found = []
-    for way in TWO_WAYS:
+    for way in THREE_WAYS:
         ids = [str(uuid.uuid4()) for _ in range(4)]
         members = [process_ai_response.s(ENDLESS).set(task_id=task_id) for task_id in ids[:2]]
-        with nullcontext() if way == "in a message" else desk(paused.app, paused.runtime):
+        with going(paused, way):
             chord(members, task_id=ids[2])(paused.collect.s(), task_id=ids[3])
         found.append([alike(kept(paused, task_id), *ids) for task_id in ids[:2]])
 
-    assert found[0] == found[1]
-    assert [fields["options"]["group_index"] for fields in found[1]] == [0, 1]
+    assert found[1:] == [found[0]] * 2
+    assert [fields["options"]["group_index"] for fields in found[0]] == [0, 1]
 
 
 def test_what_a_handler_puts_into_a_message_is_kept(paused: Shop) -> None:
@@ -149,14 +178,14 @@ def test_what_a_handler_puts_into_a_message_is_kept(paused: Shop) -> None:
 
     signals.before_task_publish.connect(trace, sender=SUBMIT)
     try:
-        by_message, by_desk = both_ways(
+        by_message, *others = all_ways(
             paused, lambda task_id: process_ai_response.apply_async((ENDLESS,), task_id=task_id)
         )
     finally:
         signals.before_task_publish.disconnect(trace, sender=SUBMIT)
 
-    assert by_desk == by_message
-    assert by_desk["options"]["headers"]["traceparent"] == "00-1"
+    assert others == [by_message] * 2
+    assert by_message["options"]["headers"]["traceparent"] == "00-1"
 
 
 def test_messages_of_celerys_first_protocol_line_up_too(
@@ -164,7 +193,7 @@ def test_messages_of_celerys_first_protocol_line_up_too(
 ) -> None:
     """Whoever watches over a batch takes a prompt without a record for one that is over."""
     monkeypatch.setitem(vars(paused.app.amqp), "create_task_message", paused.app.amqp.as_task_v1)
-    by_message, by_desk = both_ways(
+    by_message, *others = all_ways(
         paused,
         lambda task_id: process_ai_response.apply_async(
             (ENDLESS,), task_id=task_id, headers={"tenant": "acme"}, link=paused.title.s()
@@ -172,7 +201,7 @@ def test_messages_of_celerys_first_protocol_line_up_too(
     )
     by_message["options"]["headers"].pop("meth")  # `celery.worker.strategy` (5.7) adds it
 
-    assert by_desk == by_message
+    assert others == [by_message] * 2
 
 
 def test_a_batch_in_a_task_has_that_task_as_its_parent(paused: Shop) -> None:
@@ -359,6 +388,76 @@ def test_a_call_from_within_a_task_is_checked_as_any(shop: Shop, options: dict[s
     """What is published there is not looked at; it is whoever reads the call that refuses."""
     with pytest.raises(InvalidRequest):
         read_call(shop.app, shop.runtime.settings, None, "whales", **options)
+
+
+def test_told_to_line_up_no_prompt_is_in_the_broker(paused: Shop) -> None:
+    """Whoever publishes it: it can neither be purged there nor go down with a worker."""
+    with lining_up(paused.app):
+        header = [process_ai_response.s(ENDLESS), chain(paused.drop.s(1), process_ai_response.si(ENDLESS))]
+        results = [
+            process_ai_response.delay(ENDLESS),
+            chord(header, paused.collect.s()).apply_async().parent[1],
+            chain(paused.drop.s(1), process_ai_response.si(ENDLESS)).delay(),
+        ]
+        for result in results:
+            assert kept(paused, result.id)["phase"] == Phase.QUEUED
+
+    assert not [request for request in paused.witness.requests if request["task"] == SUBMIT]
+
+
+def test_told_to_line_up_a_chord_ends_as_ever(shop: Shop) -> None:
+    """With its members' answers, in order."""
+    with lining_up(shop.app):
+        result = chord([process_ai_response.s(animal) for animal in ("ants", "bees")])(shop.collect.s())
+        assert answer_of(result) == ["About ants", "About bees"]
+
+    assert shop.api.counts.posts == 2
+
+
+@pytest.mark.parametrize("given", ["connection", "producer", "producer by position"])
+def test_told_to_line_up_the_callers_connection_serves(paused: Shop, given: str) -> None:
+    """It is for what the broker must know; the prompt is not sent by it."""
+    app, task_id = paused.app, str(uuid.uuid4())
+    with app.connection_for_write() as connection, lining_up(app):
+        others = [app.producer_pool.acquire() for _ in range(app.producer_pool.limit)]
+        producer = app.amqp.Producer(connection)
+        match given:
+            case "connection":
+                process_ai_response.apply_async((ENDLESS,), task_id=task_id, connection=connection)
+            case "producer":
+                process_ai_response.apply_async((ENDLESS,), task_id=task_id, producer=producer)
+            case _:
+                process_ai_response.apply_async((ENDLESS,), {}, task_id, producer)
+        for other in others:
+            other.release()
+
+    assert kept(paused, task_id)["phase"] == Phase.QUEUED
+    assert not [request for request in paused.witness.requests if request["task"] == SUBMIT]
+
+
+def test_what_is_not_told_to_line_up_needs_no_settings(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that publishes single prompts needs the broker alone; told so, it hears what is wrong."""
+    monkeypatch.setenv("FREDDY_STATE_REPLICAS", "many")
+    web = Celery("web", broker=shop.app.conf.broker_url, set_as_current=False)
+    web.conf.include = ["freddy_tasks.tasks"]
+    web.finalize()
+    prompt = web.tasks[SUBMIT]
+
+    task_id = prompt.delay("whales").id
+    monkeypatch.setenv("FREDDY_LINE_UP", "true")
+    with pytest.raises(ConfigurationError, match="FREDDY_STATE_REPLICAS"):
+        prompt.delay("whales")
+    assert answer_of(shop.app.AsyncResult(task_id))["output_text"] == "About whales"
+
+
+def test_told_to_line_up_eager_mode_is_eager(shop: Shop) -> None:
+    """It has no state server."""
+    shop.app.conf.task_always_eager = True
+    try:
+        with lining_up(shop.app):
+            assert process_ai_response.delay("whales").get()["output_text"] == "About whales"
+    finally:
+        shop.app.conf.task_always_eager = False
 
 
 @pytest.mark.parametrize("cancel", ["revoke", "cancel"])

@@ -43,6 +43,7 @@ BAD = {
     "TIMEOUT": ["0", "-1", "soon", "inf", "nan"],
     "STATE_PREFIX": [""],
     "STATE_REPLICAS": ["-1", "1.5", "all"],
+    "LINE_UP": ["maybe"],
     "LEASE": ["0", "61", "long", "nan"],
     "ON_UNKNOWN_OUTCOME": ["retry"],
     "CANCEL_REMOTELY": ["maybe"],

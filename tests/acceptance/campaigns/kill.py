@@ -13,11 +13,12 @@ LONGEST_CALM = 1.5  # seconds between a worker's readiness and the next kill
 SLOTS = 2  # concurrency of a worker
 
 
-def run(plan: Plan, *, resubmit: bool = False) -> Verdict:
+def run(plan: Plan, *, resubmit: bool = False, line_up: bool = False) -> Verdict:
     """Kill while prompts keep coming; the visibility timeout stays Celery's hour till the end.
 
     `resubmit`: an API that honours idempotency keys, and FREDDY_ON_UNKNOWN_OUTCOME=resubmit. First messages
-    that a killed worker had taken and not begun belong to the broker, which gives them back after that hour.
+    that a killed worker had taken and not begun belong to the broker, which gives them back after that hour;
+    with `line_up`, which is FREDDY_LINE_UP, there are none, and none may need that hour.
     """
     options = api_for(
         plan,
@@ -27,6 +28,8 @@ def run(plan: Plan, *, resubmit: bool = False) -> Verdict:
         honour_idempotency=resubmit,
     )
     env = {"FREDDY_ON_UNKNOWN_OUTCOME": "resubmit"} if resubmit else {}
+    if line_up:
+        env["FREDDY_LINE_UP"] = "true"
     if plan.pool == "gevent":  # where Celery itself hardly ever takes back what a killed worker held
         env["SURVIVE_CONSUMER"] = SURVIVING
     with Stage(plan, options, **env) as stage:
@@ -34,7 +37,7 @@ def run(plan: Plan, *, resubmit: bool = False) -> Verdict:
         kills = _kill_and_send(stage)
         left, swallowed = stage.see_through()
         verdict = judge(
-            "kill, resubmit" if resubmit else "kill",
+            ", ".join(["kill", *["resubmit"] * resubmit, *["lined up"] * line_up]),
             stage.book,
             stage.api,
             also=() if resubmit else (UNKNOWN,),
@@ -48,6 +51,8 @@ def run(plan: Plan, *, resubmit: bool = False) -> Verdict:
             f"{len(unknown)} ended as OutcomeUnknown, all listed by reconcile",
             f"{len(left)} not begun came back with the broker's visibility timeout",
         ]
+        if left and line_up:
+            verdict.faults.append(f"{len(left)} were not on record")
         if swallowed:
             verdict.notes.append(f"{len(swallowed)} not begun and lost by kombu")
         if not verdict.good:

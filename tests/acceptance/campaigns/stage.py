@@ -113,8 +113,8 @@ class Stage:
         self.desk.set_current()
         if before is not None:
             self._exits.callback(before.set_current)
-        with _environment(self.env):
-            runtime = build(self.desk, load_settings())
+        self._exits.enter_context(_environment(self.env))
+        runtime = build(self.desk, load_settings())
         use(self.desk, runtime)
         # A result that is collected after the server has gone must not ask it for twenty seconds.
         self._exits.callback(self.desk.backend.result_consumer.subscribed_to.clear)

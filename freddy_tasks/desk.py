@@ -1,9 +1,11 @@
-"""Where the prompts of a batch line up: in the waiting room at once, and not first in the broker's queue."""
+"""Where prompts line up in the waiting room at once, and not first in the broker's queue."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -11,15 +13,15 @@ from typing import Any
 from celery import Celery
 from celery.app.task import Context
 from celery.utils.time import maybe_make_aware
-from kombu import Connection
+from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from freddy_tasks.calls import read_call
-from freddy_tasks.continuation import SUBMIT, options_of
-from freddy_tasks.records import Enlisted, Phase
-from freddy_tasks.runtime import Access
-from freddy_tasks.tasks import reception
+from .calls import read_call
+from .continuation import SUBMIT, options_of
+from .records import Enlisted, Phase
+from .runtime import Access, access_of
+from .settings import PREFIX
 
 CHUNK = 100  # prompts a round trip
 
@@ -119,6 +121,9 @@ class Desk:
         return max(0.0, aware.timestamp() - self._access.clock())
 
 
+_open: ContextVar[Desk | None] = ContextVar("desk", default=None)
+
+
 @contextmanager
 def desk(app: Celery, access: Access) -> Iterator[Desk]:
     """Have all prompts that are published within the context line up; they are on record when it is left.
@@ -126,19 +131,52 @@ def desk(app: Celery, access: Access) -> Iterator[Desk]:
     Raises as `Desk.publish` does.
     """
     # Not of the pool: Celery takes one of it within, and where there is no second one would wait for ever.
-    with app.connection_for_write() as connection:
-        opened = Desk(app, access, connection)
-        token = reception.set(opened)
+    with app.connection_for_write() as connection, _desk(app, access, connection) as opened:
+        token = _open.set(opened)
         try:
             yield opened
-        except OperationalError:
-            if opened.failure is None:
-                raise
-            raise opened.failure from None  # which Celery took for the broker's, as that may be a Redis, too
         finally:
-            reception.reset(token)
-            opened.close()
-        opened.flush()
+            _open.reset(token)
+
+
+@contextmanager
+def desk_for(
+    app: Celery, producer: Producer | None = None, connection: Connection | None = None
+) -> Iterator[Desk | None]:
+    """The desk for a prompt that is published within; None where it goes to the broker first.
+
+    It is that of the context around, or one of its own where `FREDDY_LINE_UP` is set, on the connection that
+    is given, or that of the producer. Raises as `Desk.publish` does, and `ConfigurationError` for a wrong
+    setting.
+    """
+    around = _open.get()
+    if around or app.conf.task_always_eager or not _all_line_up(app):
+        yield around
+    elif connection:
+        with _desk(app, access_of(app), connection) as opened:
+            yield opened
+    else:
+        with app.producer_or_acquire(producer) as own, _desk(app, access_of(app), own.connection) as opened:
+            yield opened
+
+
+def _all_line_up(app: Celery) -> bool:
+    # Without it, publishing has no need of the other settings, nor of a state server.
+    return f"{PREFIX}LINE_UP" in os.environ and access_of(app).settings.line_up
+
+
+@contextmanager
+def _desk(app: Celery, access: Access, connection: Connection) -> Iterator[Desk]:
+    opened = Desk(app, access, connection)
+    try:
+        yield opened
+    except OperationalError:
+        if opened.failure is None:
+            raise
+        raise opened.failure from None  # which Celery took for the broker's, as that may be a Redis, too
+    finally:
+        opened.close()
+    opened.flush()
 
 
 def _by_protocol_2(headers: Mapping[str, Any], body: Any) -> tuple[Mapping[str, Any], Any]:
