@@ -51,7 +51,7 @@ def submit(task: _TASK, call: Call) -> Outcome:
     if _ended_by_celery(task, held):
         return _abandon(runtime, held)
     if held.phase is Phase.SENT:
-        reply = Reply(CallFailed(FailureKind.TRANSIENT, "the worker that sent it died before it had a reply"))
+        reply = _left_by_the_dead(task, held)
     elif held.now >= held.job.deadline or not held.may_ask:
         return _carry_out(runtime, task, held, polling.unsent(held.job))
     elif not held.confirmed:
@@ -181,6 +181,13 @@ def _claim(runtime: Runtime, task: _TASK, task_id: str, generation: int, *, conf
             raise _ledger_lost(handover.shown_id(task, task_id))
         case _:  # stale, redelivered, cancelled, or ended
             raise Ignore
+
+
+def _left_by_the_dead(task: _TASK, held: Held) -> Reply:
+    """The reply to a submit whose worker died: Celery was shown the id before it was put on record here."""
+    if response_id := handover.shown_id(task, held.task_id):
+        return Reply(Response(response_id, Status.QUEUED, "queued", body={}))
+    return Reply(CallFailed(FailureKind.TRANSIENT, "the worker that sent it died before it had a reply"))
 
 
 def _hold_back(runtime: Runtime, task: _TASK, held: Held) -> NoReturn:

@@ -9,7 +9,7 @@ import pytest
 import redis
 from celery import Celery, states
 from celery.backends.redis import RedisBackend
-from hops import LEASE, Stage, stage_of
+from hops import ENDLESS, LEASE, Stage, stage_of
 from kombu.exceptions import OperationalError
 from logs import logged
 from pydantic import SecretStr
@@ -113,15 +113,57 @@ def test_a_state_server_that_is_away_when_an_id_arrives_loses_none(
     assert stage.api.counts.posts == 1
 
 
+class Killed(BaseException):
+    """What no handler catches: the hop ends where it stands."""
+
+
+def kill_before_the_id_is_on_record(stage: Stage, monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
+    """Submit; the worker has shown the id, and dies."""
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(stage.runtime.ledger, "park", die)
+        stage.submit("t", prompt)
+    assert stage.phase("t") is Phase.SENT
+
+
+def test_an_id_that_only_celery_was_shown_is_taken_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outcome of that submit is known, though the ledger was not told."""
+    kill_before_the_id_is_on_record(stage, monkeypatch, "Whales [emulate: polls=0]")
+    stage.deliver(stage.next("t"))
+    assert stage.phase("t") is Phase.WAITING
+    stage.deliver(stage.next("t"))
+
+    assert stage.state("t") == states.SUCCESS
+    assert stage.api.counts.posts == 1
+
+
+def test_an_id_that_only_celery_was_shown_is_cancelled(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left running at the API."""
+    kill_before_the_id_is_on_record(stage, monkeypatch, ENDLESS)
+    stage.runtime.ledger.cancel("t")
+    stage.deliver(stage.next("t"))
+    stage.deliver(stage.next("t"))
+
+    assert stage.state("t") == states.REVOKED
+    assert [job.status for job in stage.api.jobs()] == ["cancelled"]
+
+
 def test_a_worker_does_not_hold_an_id_for_ever(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After five minutes it names the response in the log, and the task ends in an unknown outcome."""
+    """After five minutes it names the response in the log; where Celery has no id, the outcome is unknown."""
 
     def refuse(*_: Any) -> Any:
         stage.late += 100.0
         raise redis.exceptions.ConnectionError("the state server is away")
 
+    def fail_to_store(*_: Any, **__: Any) -> None:
+        raise OperationalError("the result backend is away")
+
     with monkeypatch.context() as patch, logged("freddy_tasks.responses") as records:
         patch.setattr(stage.runtime.ledger, "park", refuse)
+        patch.setattr(stage.app.backend, "store_result", fail_to_store)
         stage.submit("t")
     (response,) = stage.api.jobs()
 
