@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from celery import Celery
+from collections.abc import Mapping
+from typing import Any
 
+from celery import Celery, states
+
+from freddy_tasks.errors import FreddyError
 from freddy_tasks.models import Status
 from freddy_tasks.records import Phase
 from freddy_tasks.runtime import access_of
@@ -12,7 +16,7 @@ from . import look
 from .record import Record
 from .result import BatchItem, Outcome
 
-_ENDED = {None, Phase.CLOSED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
+_ENDED = {None, Phase.CLOSED, Phase.SETTLED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
 # Before there is a handle of the batch all its prompts are on record: one that is not has ended, or was lost.
 _FORGOTTEN = {None, Phase.CLOSED}
 _WHERE = {Status.IN_PROGRESS: "in_progress"}
@@ -74,6 +78,7 @@ class Survey:
         ended = {
             task_id: BatchItem.of("", task_id, meta).outcome
             for task_id, meta in look.ready_metas(self._app.backend, list(unclear))
+            if unclear[task_id].phase is not Phase.SETTLED or _is_kept(meta)
         }
         for task_id, standing in unclear.items():
             outcome = ended.get(task_id, Outcome.UNKNOWN if standing.phase in _FORGOTTEN else None)
@@ -83,3 +88,8 @@ class Survey:
                 counts["requests"] += standing.requests
                 counts["queued" if standing.submitted else "waiting"] += 1
         return counts
+
+
+def _is_kept(meta: Mapping[str, Any]) -> bool:
+    """Whether Celery has the outcome that the ledger keeps for it, and no failure of its own instead."""
+    return meta["status"] != states.FAILURE or isinstance(meta["result"], FreddyError)

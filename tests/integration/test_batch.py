@@ -324,7 +324,7 @@ def test_a_process_without_a_key_has_batches(
     with pytest.raises(ConfigurationError, match="FREDDY_API_KEY is not set"):
         runtime_of(web)
     assert counts == {Outcome.COMPLETED: 4, Outcome.FAILED: 1}
-    assert again.get(DEADLINE).counts["failed"] == 1
+    assert again.get(DEADLINE).counts == {"completed": 0, "failed": 1, "cancelled": 0, "unknown": 0}
     assert waiting.job.model == shop.runtime.settings.model
     assert endless.cancel() == 1
     assert endless.get(DEADLINE).counts["cancelled"] == 1
@@ -371,6 +371,36 @@ def test_progress_adds_up_at_any_moment(shop: Shop) -> None:
         assert parts == progress.total == 20
     assert seen[-1].requests == shop.api.counts.posts + shop.api.counts.gets
     assert seen[-1].seconds_left == 0.0
+
+
+@pytest.fixture
+def unclosed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Batch]:
+    """A batch at the moment when Celery has all results, and the ledger has not let go of its copies."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "close", lambda *_: False)
+        batch = process_batch(mixed(5))
+        assert len(list(batch.results(DEADLINE))) == 5
+        yield batch
+    ledger = shop.runtime.ledger
+    wait_for(lambda: all(one.phase is Phase.CLOSED for _, one in look.standings(ledger, batch.task_ids)))
+
+
+def test_what_has_a_result_has_ended(unclosed: Batch) -> None:
+    """To the caller it has: what he does then counts with it."""
+    assert (unclosed.progress().completed, unclosed.progress().failed) == (4, 1)
+    again = unclosed.retry_failed()
+    assert [item.id for item in again.results(DEADLINE)] == [2]
+    assert again.progress().failed == 1
+
+
+def test_an_answer_that_celery_will_be_given_again_has_not_ended(shop: Shop, unclosed: Batch) -> None:
+    """A time limit, say, is a failure only until then: nothing is to be sent again for it."""
+    shop.app.backend.forget(unclosed.task_ids[0])  # or Celery would not put a failure in place of a success
+    shop.app.backend.mark_as_failure(unclosed.task_ids[0], RuntimeError("out of time"))
+
+    assert (unclosed.progress().completed, unclosed.progress().failed) == (3, 1)
+    assert [item.id for item in unclosed.retry_failed().results(DEADLINE)] == [2]
+    wait_for(lambda: unclosed.progress().completed == 4)
 
 
 def test_group_options_reach_every_message(shop: Shop) -> None:
