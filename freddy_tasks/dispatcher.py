@@ -5,29 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 from celery import Celery
 from redis.exceptions import RedisError
 
-from .continuation import (
-    ADVANCE,
-    BEHIND,
-    CANCEL,
-    GENERATION_HEADER,
-    POLL,
-    SUBMIT,
-    publish,
-    route_of,
-    sealed,
-    yields,
-)
+from .continuation import BEHIND, POLL, SUBMIT, yields
 from .ledger import Ledger
-from .packing import Pace, Parcel, is_submit, parcels, share, spread
+from .outbox import Outbox
+from .packing import Pace, is_submit, parcels, share, spread
 from .records import Hop, Phase, Popped
 from .runtime import Runtime
 from .schedules import next_stretch
@@ -71,7 +59,7 @@ class Dispatcher:
         self._pace = pace or Pace()
         self._lined_up = 0
         self._in_a_rush = False
-        self._unpublished: deque[Parcel] = deque()
+        self._outbox = Outbox(app)
         self._to_cancel: deque[str] = deque()
         self._mark = ""
         self._pause = FIRST_PAUSE  # before the next attempt, when the state server goes away
@@ -131,8 +119,7 @@ class Dispatcher:
         self._give_sign_of_life()
         self._cancel_revoked()
         self._set_price()
-        self._publish()
-        if self._unpublished:  # the broker is away: to take more would use up requests that cannot leave
+        if not self._outbox.publish():  # to take more would use up requests that cannot leave
             return LONGEST_SLEEP
         slots = self._slots()
         free = max(0, slots - self._taken())
@@ -142,9 +129,8 @@ class Dispatcher:
         self._lined_up = popped.lined_up
         self._in_a_rush = not free or len(popped.hops) > 1 or bool(popped.hops and popped.lined_up)
         hops = [self._told_to_yield(hop) for hop in popped.hops]
-        self._unpublished.extend(parcels(hops, self._size_of(popped, slots, free)))
-        self._publish()
-        if self._unpublished:
+        self._outbox.add(parcels(hops, self._size_of(popped, slots, free)))
+        if not self._outbox.publish():
             return LONGEST_SLEEP
         if len(popped.hops) == BATCH:
             return 0.0
@@ -169,30 +155,6 @@ class Dispatcher:
         """Whether our tasks have a time limit or a rate limit: Celery counts both by the message."""
         tasks = (self._app.tasks[name] for name in (SUBMIT, POLL))
         return any(task.rate_limit or task.time_limit or task.soft_time_limit for task in tasks)
-
-    def _publish(self) -> None:
-        """Send all messages that are ready; those the broker does not take are kept for the next round."""
-        if not self._unpublished:
-            return
-        try:
-            with self._app.producer_pool.acquire(block=True, timeout=LONGEST_PAUSE) as producer:
-                while self._unpublished:
-                    publish(self._app, producer, **self._message_of(self._unpublished[0]))
-                    self._unpublished.popleft()
-        except Exception as error:  # any transport has exceptions of its own; the lease is the backstop
-            logger.warning("Broker away (%s); %d messages wait", type(error).__name__, len(self._unpublished))
-
-    def _message_of(self, parcel: Parcel) -> dict[str, Any]:
-        messages = [message_of(hop) for hop in parcel]
-        if len(messages) == 1:
-            return messages[0]
-        return {
-            "name": ADVANCE,
-            "task_id": str(uuid.uuid4()),
-            "args": [sealed(self._app, **message) for message in messages],
-            "kwargs": {},
-            "options": {**route_of(messages[0]["options"]), "ignore_result": True},
-        }
 
     def _told_to_yield(self, hop: Hop) -> Hop:
         if hop.phase is Phase.QUEUED and yields(self._app.tasks[SUBMIT], hop.job.lane, hop.options):
@@ -242,35 +204,3 @@ class Dispatcher:
                 )
             self._mark = mark
             self._next_sign = self._monotonic() + SIGN_OF_LIFE
-
-
-def message_of(hop: Hop) -> dict[str, Any]:
-    """The message that brings a job to its next step."""
-    if hop.phase is Phase.CANCELLING:
-        options = {
-            name: hop.options[name] for name in ("exchange", "routing_key", "priority") if name in hop.options
-        }
-        return {
-            "name": CANCEL,
-            "task_id": f"{hop.task_id}-cancel-{hop.generation}",
-            "args": [hop.task_id, hop.generation],
-            "kwargs": {},
-            "options": {**options, "ignore_result": True},
-        }
-    if hop.phase in {Phase.QUEUED, Phase.SENT}:
-        return {
-            "name": SUBMIT,
-            "task_id": hop.task_id,
-            "args": hop.body.get("args", []),
-            "kwargs": hop.body.get("kwargs", {}),
-            "options": hop.options,
-            "headers": {GENERATION_HEADER: hop.generation},
-        }
-    return {
-        "name": POLL,
-        "task_id": hop.task_id,
-        "args": [hop.generation],
-        "kwargs": {},
-        "options": hop.options,
-        "headers": {GENERATION_HEADER: hop.generation},
-    }

@@ -191,7 +191,7 @@ def unsent(job: Job) -> Fail:
         job,
         ServiceUnavailable.because(
             "The prompt was not submitted in time, and costs nothing: no request of the plan came free, "
-            "or the API did not accept one, until the deadline. Call again later."
+            "the API did not accept one, or the broker refused its message, until the deadline. Call again."
         ),
     )
 

@@ -81,6 +81,8 @@ def poll(task: _TASK, generation: int) -> Outcome:
         return _hand_over(runtime, task, held)
     if _ended_by_celery(task, held):
         return _abandon(runtime, held)
+    if held.phase is Phase.QUEUED:  # its prompt was not sent in time
+        return _carry_out(runtime, task, held, polling.unsent(held.job))
     if not held.may_ask:
         return _carry_out(runtime, task, held, polling.unanswered(held.job))
     reply = _heeded(runtime, runtime.client.retrieve(held.job.response_id))

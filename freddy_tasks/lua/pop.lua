@@ -17,7 +17,8 @@ local function release(id, ticket)
   redis.call('HSET', key, 'holder', 'published', 'ticket', ticket)
   -- A backlog in the broker looks like a lost message: double the lease, so that it is not fed.
   schedule(id, now + lease * 2 ^ math.min(attempts - 1, 6))
-  local body = (state[1] == 'queued' or state[1] == 'sent') and state[4] or ''
+  local is_to_be_sent = state[1] == 'queued' and now < tonumber(state[5])
+  local body = (is_to_be_sent or state[1] == 'sent') and state[4] or ''
   released[#released + 1] = { id, generation, state[1], state[2], state[3] or '', body or '', state[5], state[6] or '' }
   return 1
 end

@@ -12,8 +12,8 @@ from celery.app.trace import build_tracer
 from pydantic import SecretStr
 
 from freddy_tasks.continuation import SUBMIT
-from freddy_tasks.dispatcher import message_of
 from freddy_tasks.emulator import Emulator
+from freddy_tasks.outbox import message_of
 from freddy_tasks.records import Phase
 from freddy_tasks.runtime import Runtime, build, use
 from freddy_tasks.settings import Settings

@@ -11,9 +11,10 @@ import pytest
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel
+from logs import logged
 from shop import Shop, answer_of, wait_for
 
-from freddy_tasks import LedgerLost, process_ai_response
+from freddy_tasks import LedgerLost, ServiceUnavailable, cancel_response, process_ai_response, process_batch
 from freddy_tasks.client import Client
 from freddy_tasks.records import Phase
 from freddy_tasks.runtime import Runtime, use
@@ -73,6 +74,62 @@ def test_a_broker_that_takes_no_message_for_a_while_fails_no_task(
     assert answer_of(result)["output_text"] == "About whales"
     assert len(refused) == 3
     assert shop.api.counts.posts == 1
+
+
+def limit_messages(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let the broker refuse larger ones, as Amazon SQS and RabbitMQ do."""
+    put = Channel._put
+
+    def refuse_large(self: Channel, queue: str, message: dict[str, Any], **options: Any) -> None:
+        if len(message["body"]) > most:
+            raise ValueError("too large")
+        put(self, queue, message, **options)
+
+    monkeypatch.setattr(Channel, "_put", refuse_large)
+
+
+def test_a_message_that_the_broker_refuses_holds_up_no_other(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told of; its task can be cancelled."""
+    limit_messages(monkeypatch, 10_000)
+    with logged("freddy_tasks.outbox") as records:
+        batch = process_batch(["ants", "whales" * 2_000, "bees"])
+        wait_for(lambda: batch.progress().completed == 2)
+    refused = batch.task_ids[1]
+    cancel_response(refused)
+
+    assert batch.get(30.0).counts == {"completed": 2, "failed": 0, "cancelled": 1, "unknown": 0}
+    (told,) = {record.getMessage() for record in records}
+    assert f"freddy-tasks cancel {refused}" in told
+    assert "whales" not in told
+
+
+def test_a_prompt_that_the_broker_refuses_ends_at_its_deadline(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a message without the prompt; nothing was sent."""
+    limit_messages(monkeypatch, 10_000)
+    end = process_batch(["whales" * 2_000, "bees"], timeout=1.0).get(30.0)
+
+    assert end.counts == {"completed": 1, "failed": 1, "cancelled": 0, "unknown": 0}
+    with pytest.raises(ServiceUnavailable, match="the broker refused its message"):
+        raise end.failed[0].error or AssertionError
+    assert shop.api.counts.posts == 1
+
+
+def test_a_message_that_is_too_large_for_several_steps_is_sent_in_parts(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step in a message of its own, as without any sharing."""
+    limit_messages(monkeypatch, 10_000)
+    with logged("freddy_tasks.outbox") as records:
+        batch = process_batch([f"whale {number} " * 200 for number in range(40)])
+        counts = batch.get(30.0).counts
+
+    assert counts["completed"] == 40
+    assert not records
+    assert shop.api.counts.posts == 40
 
 
 def test_a_record_that_was_evicted_ends_in_a_clear_error(shop: Shop) -> None:

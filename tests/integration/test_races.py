@@ -123,9 +123,10 @@ def kill_before_the_id_is_on_record(stage: Stage, monkeypatch: pytest.MonkeyPatc
     def die(*_: Any) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(stage.runtime.ledger, "park", die)
-        stage.submit("t", prompt)
+        with pytest.raises(Killed):
+            stage.submit("t", prompt)
     assert stage.phase("t") is Phase.SENT
 
 
