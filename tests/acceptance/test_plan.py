@@ -58,8 +58,8 @@ def test_two_workers_stay_within_one_limit_and_use_it(
 def test_a_429_pauses_every_worker_until_the_moment_it_names(
     api: Emulator, start_worker: StartWorker, desk: Celery
 ) -> None:
-    """The first submit is refused for two seconds; what was under way arrives, nothing else leaves."""
-    api.set_faults([Fault.parse("429=retry-after:2@method=POST@times=1")])
+    """The first submit is refused for four seconds; what was under way arrives, nothing else leaves."""
+    api.set_faults([Fault.parse("429=retry-after:4@method=POST@times=1")])
     for _ in range(2):
         start_worker(env=PLAN, wait=False)
     results = submit(desk, 30)
@@ -67,8 +67,8 @@ def test_a_429_pauses_every_worker_until_the_moment_it_names(
 
     records = api.requests()
     refused = next(record.at for record in records if record.method == "POST")
-    under_way = 0.25
-    early = [record.at - refused for record in records if under_way < record.at - refused < 2.0 - 0.01]
+    under_way = 1.5  # seconds, for a machine that is busy
+    early = [record.at - refused for record in records if under_way < record.at - refused < 4.0 - 0.01]
     assert len(answers) == 30
     assert api.counts.posts == 31
     assert early == []

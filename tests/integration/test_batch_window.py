@@ -81,9 +81,11 @@ def test_prompts_that_nothing_is_known_of_line_up_again(shop: Shop, checkpoint: 
     window = window_of(shop, checkpoint, queue=NOBODYS, monotonic=lambda: now[0])
     window.step()
     ids = [checkpoint.task_id(index) for index in range(SIZE)]
-    ledger.redis.delete(*(f"{ledger.prefix}:job:{task_id}" for task_id in ids))
-    for line in ("due", "ready:submit"):
-        ledger.redis.zrem(f"{ledger.prefix}:{line}", *ids)
+    with ledger.redis.pipeline() as forget:  # at one moment, or a dispatcher finds an id without a record
+        for line in ("due", "ready:submit"):
+            forget.zrem(f"{ledger.prefix}:{line}", *ids)
+        forget.delete(*(f"{ledger.prefix}:job:{task_id}" for task_id in ids))
+        forget.execute()
     now[0] += SURVEY_EVERY
     window.step()  # it finds that nothing is known
     window.step()  # and this one enlists them

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from redis.exceptions import ConnectionError as ServerAway
 from shop import Shop, answer_of, wait_for
 
-from freddy_tasks import LedgerLost, ResponseFailed, envelope, process_ai_response
+from freddy_tasks import LedgerLost, ResponseFailed, dispatcher, envelope, process_ai_response
 from freddy_tasks.continuation import ADVANCE, BEHIND, HIDDEN, POLL, SUBMIT
 from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Emulator
@@ -655,8 +655,11 @@ def test_a_time_limit_of_the_worker_loses_no_step(bench: Bench) -> None:
     assert bench.dispatch() == ["advance_responses"]
 
 
-def test_a_worker_takes_what_is_due_together_in_one_message(shop: Shop) -> None:
-    """On a living one, with callbacks, and with a pace of its own."""
+def test_a_worker_takes_what_is_due_together_in_one_message(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a living one, with callbacks, and with a pace of its own, however slow."""
+    monkeypatch.setattr(dispatcher, "LONGEST_MESSAGE", 60.0)
     results = [
         process_ai_response.apply_async((name,), {"expected": 600}, link=shop.title.s()) for name in NAMES * 8
     ]
