@@ -175,6 +175,7 @@ class Day:
             "FREDDY_PLAN": "unlimited",
             "FREDDY_TIERS": "inf:0.2",
             "FREDDY_LEASE": "2",
+            "FREDDY_TIMEOUT": "1",
             "FREDDY_READ_TIMEOUT": "1.2",
             "FREDDY_MISSING_GRACE": "0.2",
         }
@@ -217,7 +218,7 @@ class Day:
     def submit(self, name: str, **options: Any) -> AsyncResult[Any]:
         """A prompt under way; its end is waited for with the others'."""
         calls = {key: options.pop(key) for key in list(options) if key in ("time_limit", "countdown")}
-        result = process_ai_response.apply_async((PROMPT,), {"timeout": 1.0, **options}, **calls)
+        result = process_ai_response.apply_async((PROMPT,), options, **calls)
         self.open[name] = result
         return result
 
