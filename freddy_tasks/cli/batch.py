@@ -118,8 +118,9 @@ def command(
     with ExitStack() as opened:
         interruption = opened.enter_context(Interruption())
         try:
-            with interruption.at_once():  # a pipe may never end
-                source = Source(opened.enter_context(_file_of(prompts)), _format(prompts, form), column)
+            file = opened.enter_context(_file_of(prompts, interruption))
+            with interruption.at_once():  # a named pipe may never end, too
+                source = Source(file, _format(prompts, form), column)
                 items = GoodItems(source, lambda item: check_call(item.prompt, **{**common, **item.options}))
                 checked = _checked(items, told, skip_bad_lines)
         except KeyboardInterrupt:
@@ -145,13 +146,14 @@ def command(
 
 
 @contextmanager
-def _file_of(prompts: Path) -> Iterator[Path]:
+def _file_of(prompts: Path, interruption: Interruption) -> Iterator[Path]:
     """The file itself; what comes by stdin is put into one, as it is read more than once."""
     if str(prompts) != "-":
         yield prompts
         return
     with tempfile.NamedTemporaryFile(prefix="freddy_tasks-") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
+        with interruption.at_once():  # a pipe may never end
+            shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
         yield Path(file.name)
 
