@@ -35,6 +35,7 @@ class Manifest:
     round: int = 0  # goes up whenever some of those with an outcome are to be sent again
     again: tuple[str, ...] = ()  # the outcomes of earlier rounds that are sent again in this one
     sent_below: int = 0  # no prompt from this position on has been published in this round
+    resent_below: int = 0  # nor, of those that had an outcome before it, from this one on
     version: int = VERSION
 
 
@@ -111,18 +112,32 @@ class Checkpoint:
             return
         if wanted and any(outcome in wanted for outcome in self._outcomes):
             sent_below = self.manifest.sent_below if self.open_below(self.manifest.total) else 0
-            self._keep(
-                replace(self.manifest, round=self.manifest.round + 1, again=wanted, sent_below=sent_below)
+            again = any(
+                self._tries[index] and self.outcome(index) is None for index in range(self.manifest.total)
             )
+            self._keep(
+                replace(
+                    self.manifest,
+                    round=self.manifest.round + 1,
+                    again=wanted,
+                    sent_below=sent_below,
+                    resent_below=self.manifest.resent_below if again else 0,
+                )
+            )
+
+    def may_have_been_sent(self, index: int) -> bool:
+        """Whether a prompt that has no outcome was published, or was about to be."""
+        return index < (self.manifest.resent_below if self._tries[index] else self.manifest.sent_below)
 
     def note_sent_below(self, index: int) -> None:
         """Put on disk, before it is done, that prompts up to a position are published."""
-        if index > self.manifest.sent_below:
-            self._keep(replace(self.manifest, sent_below=index))
+        below = max(index, self.manifest.sent_below), max(index, self.manifest.resent_below)
+        if below != (self.manifest.sent_below, self.manifest.resent_below):
+            self._keep(replace(self.manifest, sent_below=below[0], resent_below=below[1]))
 
     def forget_sent(self) -> None:
         """Nothing that was sent exists any more, nor did it cost anything: it is sent anew."""
-        self._keep(replace(self.manifest, run=str(uuid.uuid4()), sent_below=0))
+        self._keep(replace(self.manifest, run=str(uuid.uuid4()), sent_below=0, resent_below=0))
 
     def append(self, outcomes: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         """Put outcomes on disk, each as the line of the output it will be; returns when they are safe."""

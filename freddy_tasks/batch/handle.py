@@ -134,13 +134,13 @@ class Batch:
         if self._result is not None:
             yield from self._result.items
             return
-        ids = self.task_ids
+        ids, ledger = self.task_ids, access_of(self._app).ledger
         ready: dict[str, Mapping[str, Any]] = {}
         for index, task_id in enumerate(ids):
             pause, waited_since = FIRST_PAUSE, time.monotonic()
             while task_id not in ready:
                 ahead = [one for one in ids[index : index + WINDOW] if one not in ready]
-                ready.update(look.ready_metas(self._app.backend, ahead))
+                ready.update(look.ended_metas(self._app.backend, ledger, ahead))
                 if task_id in ready or self._survey.is_forgotten(task_id):
                     break
                 if timeout is not None and time.monotonic() - waited_since >= timeout:
@@ -164,7 +164,7 @@ class Batch:
 
         The callback still runs, with what was answered, unless the batch is "fail_fast".
         """
-        return cancel_members(access_of(self._app).ledger, self._record)
+        return cancel_members(access_of(self._app).ledger, self._record, even_unseen=False)
 
     def retry_failed(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 from celery import states
 from celery.backends.redis import RedisBackend
 
+from freddy_tasks.errors import FreddyError
 from freddy_tasks.ledger import Ledger
 from freddy_tasks.models import Status
 from freddy_tasks.records import Phase
@@ -25,6 +26,7 @@ class Standing:
     submitted: bool = False
     status: Status = Status.QUEUED
     polls: int = 0
+    cancelled: bool = False  # somebody asked for that, perhaps when its answer was there
 
     @property
     def requests(self) -> int:
@@ -41,16 +43,30 @@ def ready_metas(backend: Any, task_ids: Sequence[str]) -> Iterator[tuple[str, Ma
                 yield task_id, meta
 
 
+def ended_metas(
+    backend: Any, ledger: Ledger, task_ids: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The same, but for a failure of Celery's own where the ledger has an outcome that will replace it."""
+    doubtful = []
+    for task_id, meta in ready_metas(backend, task_ids):
+        if meta["status"] != states.FAILURE or isinstance(meta["result"], FreddyError):
+            yield task_id, meta
+        else:
+            doubtful.append(task_id)
+    final = [one for one, standing in standings(ledger, doubtful) if standing.phase is not Phase.SETTLED]
+    yield from ready_metas(backend, final)  # again: it may have been replaced since
+
+
 def standings(ledger: Ledger, task_ids: Sequence[str]) -> Iterator[tuple[str, Standing]]:
     """Where the ledger has each of them."""
     for start in range(0, len(task_ids), CHUNK):
         chunk = task_ids[start : start + CHUNK]
         with ledger.redis.pipeline(transaction=False) as pipe:
             for task_id in chunk:
-                pipe.hmget(f"{ledger.prefix}:job:{task_id}", "phase", "job")
+                pipe.hmget(f"{ledger.prefix}:job:{task_id}", "phase", "job", "cancel")
             found = pipe.execute()
-        for task_id, (phase, job) in zip(chunk, found, strict=True):
-            yield task_id, _standing(phase, json.loads(job) if job else {})
+        for task_id, (phase, job, cancel) in zip(chunk, found, strict=True):
+            yield task_id, _standing(phase, json.loads(job) if job else {}, cancel == "1")
 
 
 def _metas(backend: Any, task_ids: Sequence[str]) -> list[Mapping[str, Any] | None]:
@@ -60,7 +76,7 @@ def _metas(backend: Any, task_ids: Sequence[str]) -> list[Mapping[str, Any] | No
     return [None if value is None else backend.decode_result(value) for value in kept]
 
 
-def _standing(phase: str | None, job: Mapping[str, Any]) -> Standing:
+def _standing(phase: str | None, job: Mapping[str, Any], is_cancelled: bool) -> Standing:
     if phase is None:
         return Standing()
     # One settled by its submit alone has no poll, and perhaps no id.
@@ -70,4 +86,5 @@ def _standing(phase: str | None, job: Mapping[str, Any]) -> Standing:
         submitted,
         Status(job.get("status", Status.QUEUED)),
         int(job.get("polls", 0)),
+        is_cancelled,
     )

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from celery import Celery
 
-from celery import Celery, states
-
-from freddy_tasks.errors import FreddyError
 from freddy_tasks.models import Status
 from freddy_tasks.records import Phase
 from freddy_tasks.runtime import access_of
@@ -17,8 +13,10 @@ from .record import Record
 from .result import BatchItem, Outcome
 
 _ENDED = {None, Phase.CLOSED, Phase.SETTLED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
-# Before there is a handle of the batch all its prompts are on record: one that is not has ended, or was lost.
-_FORGOTTEN = {None, Phase.CLOSED}
+# Without a result. All prompts of a batch are on record before there is a handle of it: one that is not
+# has ended, or was lost.
+_FORGOTTEN = {None, Phase.CLOSED, Phase.SUSPENDED}
+_MAY_GO_ON = {Phase.SETTLED, Phase.SUSPENDED}  # where a person takes it up again
 _WHERE = {Status.IN_PROGRESS: "in_progress"}
 
 
@@ -33,6 +31,7 @@ class Survey:
         self._app = app
         self._record = kept
         self._ended: dict[int, tuple[Outcome, int]] = {}  # with what they cost
+        self._passing: set[int] = set()  # of these, those that may go on all the same
 
     def counts(self) -> dict[str, int]:
         """The counts of `Progress`, at the cost of a round trip or two for each 200 that have not ended."""
@@ -63,12 +62,15 @@ class Survey:
 
     def _look(self) -> dict[str, int]:
         """Remember what has ended since the last look, and count the rest."""
-        ids = self._record.task_ids()
+        ledger, ids = access_of(self._app).ledger, self._record.task_ids()
+        for index in self._passing:
+            del self._ended[index]
+        self._passing.clear()
         position = {task_id: index for index, task_id in enumerate(ids) if index not in self._ended}
         counts = {"waiting": 0, "queued": 0, "in_progress": 0, "requests": 0}
         unclear: dict[str, look.Standing] = {}
-        for task_id, standing in look.standings(access_of(self._app).ledger, list(position)):
-            if standing.phase is Phase.CLOSED and standing.status is Status.COMPLETED:
+        for task_id, standing in look.standings(ledger, list(position)):
+            if _is_completed(standing):
                 self._ended[position[task_id]] = (Outcome.COMPLETED, standing.requests)
             elif standing.phase in _ENDED:
                 unclear[task_id] = standing
@@ -77,12 +79,13 @@ class Survey:
                 counts[_WHERE.get(standing.status, "queued") if standing.submitted else "waiting"] += 1
         ended = {
             task_id: BatchItem.of("", task_id, meta).outcome
-            for task_id, meta in look.ready_metas(self._app.backend, list(unclear))
-            if unclear[task_id].phase is not Phase.SETTLED or _is_kept(meta)
+            for task_id, meta in look.ended_metas(self._app.backend, ledger, list(unclear))
         }
         for task_id, standing in unclear.items():
             outcome = ended.get(task_id, Outcome.UNKNOWN if standing.phase in _FORGOTTEN else None)
             if outcome is not None:
+                if standing.phase in _MAY_GO_ON:
+                    self._passing.add(position[task_id])
                 self._ended[position[task_id]] = (outcome, standing.requests)
             else:
                 counts["requests"] += standing.requests
@@ -90,6 +93,5 @@ class Survey:
         return counts
 
 
-def _is_kept(meta: Mapping[str, Any]) -> bool:
-    """Whether Celery has the outcome that the ledger keeps for it, and no failure of its own instead."""
-    return meta["status"] != states.FAILURE or isinstance(meta["result"], FreddyError)
+def _is_completed(standing: look.Standing) -> bool:
+    return standing.phase is Phase.CLOSED and standing.status is Status.COMPLETED and not standing.cancelled

@@ -125,9 +125,13 @@ def judged(record: Record, app: Celery, results: Sequence[Any] | None = None) ->
     return result
 
 
-def cancel_members(ledger: Ledger, record: Record) -> int:
-    """Cancel all prompts that have not ended, here and at the API; how many that were on record."""
-    return sum(ledger.cancel(task_id) is not None for task_id in record.task_ids())
+def cancel_members(ledger: Ledger, record: Record, *, even_unseen: bool = True) -> int:
+    """Cancel all prompts that have not ended, here and at the API; how many that were on record.
+
+    With `even_unseen` those that have yet to come as well: only where some may still be published.
+    """
+    cancelled = (ledger.cancel(task_id, even_unseen=even_unseen) for task_id in record.task_ids())
+    return sum(phase is not None for phase in cancelled)
 
 
 def _pass_over_when_done(task: _TASK) -> None:

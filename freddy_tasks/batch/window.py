@@ -74,9 +74,10 @@ class Window:
         self._exhausted = False
         self._next_survey = monotonic() + SURVEY_EVERY
         self._mark = f"{self._ledger.prefix}:batch-run:{checkpoint.manifest.run}"
-        if checkpoint.is_begun and not self._ledger.redis.exists(self._mark):
-            self._write_off(islice(items, min(end, checkpoint.manifest.sent_below)))
-        self._remember()
+        if not self._keep_mark():
+            if checkpoint.is_begun:
+                self._write_off(islice(items, min(end, checkpoint.manifest.sent_below)))
+            self._remember()
         self._todo = self._open(islice(items, end))
 
     @property
@@ -97,10 +98,9 @@ class Window:
         # What an earlier step could not send is counted as in flight already.
         if self._unsent or (not self._exhausted and len(self._in_flight) < self._size):
             self._publish(min(STEP, self._size - len(self._in_flight)))
-        ended = self._take_in(look.ready_metas(self._app.backend, list(self._in_flight)))
+        ended = self._take_in(look.ended_metas(self._app.backend, self._ledger, list(self._in_flight)))
         if self._monotonic() >= self._next_survey:
             ended += self._take_in(self._survey())
-            self._remember()
             self._next_survey = self._monotonic() + SURVEY_EVERY
         return ended
 
@@ -159,7 +159,7 @@ class Window:
 
     def _write_off(self, items: Iterable[Item]) -> None:
         """Put on disk that nobody can tell what became of those that nothing knows any more."""
-        todo = self._open(items)
+        todo = (each for each in self._open(items) if self._checkpoint.may_have_been_sent(each[0]))
         while chunk := list(islice(todo, STEP)):
             named = {self._checkpoint.task_id(index): (index, item.id) for index, item in chunk}
             known = self._known(list(named))
@@ -170,13 +170,13 @@ class Window:
             )
 
     def _survey(self) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-        """Those whose end would be waited for in vain: closed, or forgotten, and without a result."""
-        is_marked = self._ledger.redis.exists(self._mark)
+        """Those whose end would be waited for in vain: ended, or forgotten, and without a result."""
+        is_marked = self._keep_mark()
         silent, lost = [], set()
         for task_id, standing in look.standings(self._ledger, list(self._in_flight)):
             if standing.phase is None and is_marked:
                 lost.add(self._in_flight[task_id][0])
-            elif standing.phase in {None, Phase.CLOSED}:
+            elif standing.phase in {None, Phase.CLOSED, Phase.SUSPENDED}:
                 silent.append(task_id)
         if lost:
             self._take_up(lost)
@@ -184,6 +184,8 @@ class Window:
             chunk = silent[start : start + STEP]
             metas = dict(look.ready_metas(self._app.backend, chunk))  # stored before it was closed
             yield from ((task_id, metas.get(task_id)) for task_id in chunk)
+        if not is_marked:  # all that the server had forgotten is written off
+            self._remember()
 
     def _take_up(self, indexes: Set[int]) -> None:
         """Let the next step publish these again."""
@@ -194,6 +196,10 @@ class Window:
     def _line(self, task_id: str, meta: Mapping[str, Any] | None) -> tuple[int, dict[str, Any]]:
         index, item_id = self._in_flight[task_id]
         return index, line_of(BatchItem.of(item_id, task_id, meta))
+
+    def _keep_mark(self) -> bool:
+        """Let the mark live on, where it is there still: one made anew would vouch for what was lost."""
+        return bool(self._ledger.redis.expire(self._mark, MARK_TTL))
 
     def _remember(self) -> None:
         self._ledger.redis.set(self._mark, "1", ex=MARK_TTL)

@@ -7,10 +7,13 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import redis
+from bench import Bench
 from celery import Celery, signals
 from celery._state import _tls
 from celery.contrib.testing.worker import start_worker
 from celery.worker import state
+from hops import Stage, stage_of
 from pydantic import SecretStr
 from shop import Shop, Witness, shop_of, wait_for
 
@@ -94,6 +97,22 @@ def _shop(valkey: EmbeddedServer, api: Emulator, settings: Settings) -> Iterator
     signals.task_prerun.disconnect(record)
     # A result that outlives the server, in a failed test's traceback, must not ask it for twenty seconds.
     app.backend.result_consumer.subscribed_to.clear()
+
+
+@pytest.fixture
+def stage(valkey: EmbeddedServer, state: redis.Redis, prompt_api: Emulator) -> Stage:
+    """An app whose messages run when a test says so."""
+    prompt_api.reset()
+    app = Celery("stage", broker=valkey.url, backend=valkey.url, set_as_current=False)
+    app.loader.import_default_modules()
+    app.finalize()
+    return stage_of(app, prompt_api, valkey.url)
+
+
+@pytest.fixture
+def bench_on(stage: Stage) -> Bench:
+    """A queue for that app, and what a worker does with a message."""
+    return Bench(stage.app, stage.runtime, stage.api)
 
 
 @pytest.fixture

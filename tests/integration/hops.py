@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 from celery import Celery
 from celery.app.trace import build_tracer
 from pydantic import SecretStr
@@ -58,14 +59,23 @@ class Stage:
         self.runtime = runtime
         use(self.app, runtime)
 
-    def run(self, name: str, task_id: str, args: Any = (), kwargs: Any = None, headers: Any = None) -> Any:
-        """Run one message, as a worker does."""
+    def run(
+        self,
+        name: str,
+        task_id: str,
+        args: Any = (),
+        kwargs: Any = None,
+        headers: Any = None,
+        **fields: Any,
+    ) -> Any:
+        """Run one message, as a worker does; `fields` are further ones of its request."""
         trace = build_tracer(name, self.app.tasks[name], app=self.app)
         request = {
             "id": task_id,
             "headers": headers or {},
             "delivery_info": {"routing_key": "celery", "exchange": ""},
             "ignore_result": False,
+            **fields,
         }
         return trace(task_id, list(args), kwargs or {}, request)
 
@@ -99,6 +109,23 @@ class Stage:
         record = self.runtime.ledger.record(task_id)
         assert record is not None
         return record.phase
+
+
+class Killed(BaseException):
+    """What no handler catches: the step ends where it stands."""
+
+
+def kill_before_the_id_is_on_record(stage: Stage, monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
+    """Submit; the worker has shown the id to Celery, and dies."""
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.runtime.ledger, "park", die)
+        with pytest.raises(Killed):
+            stage.submit("t", prompt)
+    assert stage.phase("t") is Phase.SENT
 
 
 def stage_of(app: Celery, api: Emulator, state_url: str, **options: Any) -> Stage:

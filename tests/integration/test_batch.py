@@ -462,7 +462,7 @@ def test_a_batch_that_can_be_neither_published_nor_cancelled_is_named(
 ) -> None:
     """The log says which one is to be cancelled later."""
 
-    def lose(task_id: str) -> None:
+    def lose(*_: Any, **__: Any) -> None:
         raise ConnectionError("the state server is away")
 
     breaking_off(monkeypatch, 1, lambda: monkeypatch.setattr(shop.runtime.ledger, "cancel", lose))

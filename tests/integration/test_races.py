@@ -9,7 +9,7 @@ import pytest
 import redis
 from celery import Celery, states
 from celery.backends.redis import RedisBackend
-from hops import ENDLESS, LEASE, Stage, stage_of
+from hops import LEASE, Stage, stage_of
 from kombu.exceptions import OperationalError
 from logs import logged
 from pydantic import SecretStr
@@ -22,15 +22,6 @@ from freddy_tasks.embedded import EmbeddedServer
 from freddy_tasks.emulator import Constant, Emulator, Options
 from freddy_tasks.records import Phase
 from freddy_tasks.runtime import build, use
-
-
-@pytest.fixture
-def stage(valkey: EmbeddedServer, state: redis.Redis, prompt_api: Emulator) -> Stage:
-    prompt_api.reset()
-    app = Celery("races", broker=valkey.url, backend=valkey.url, set_as_current=False)
-    app.loader.import_default_modules()
-    app.finalize()
-    return stage_of(app, prompt_api, valkey.url)
 
 
 def test_a_hop_that_outlived_its_lease_revokes_nothing(stage: Stage) -> None:
@@ -111,45 +102,6 @@ def test_a_state_server_that_is_away_when_an_id_arrives_loses_none(
     assert len(refused) == 3
     assert stage.phase("t") is Phase.WAITING
     assert stage.api.counts.posts == 1
-
-
-class Killed(BaseException):
-    """What no handler catches: the hop ends where it stands."""
-
-
-def kill_before_the_id_is_on_record(stage: Stage, monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
-    """Submit; the worker has shown the id, and dies."""
-
-    def die(*_: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stage.runtime.ledger, "park", die)
-        with pytest.raises(Killed):
-            stage.submit("t", prompt)
-    assert stage.phase("t") is Phase.SENT
-
-
-def test_an_id_that_only_celery_was_shown_is_taken_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The outcome of that submit is known, though the ledger was not told."""
-    kill_before_the_id_is_on_record(stage, monkeypatch, "Whales [emulate: polls=0]")
-    stage.deliver(stage.next("t"))
-    assert stage.phase("t") is Phase.WAITING
-    stage.deliver(stage.next("t"))
-
-    assert stage.state("t") == states.SUCCESS
-    assert stage.api.counts.posts == 1
-
-
-def test_an_id_that_only_celery_was_shown_is_cancelled(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is left running at the API."""
-    kill_before_the_id_is_on_record(stage, monkeypatch, ENDLESS)
-    stage.runtime.ledger.cancel("t")
-    stage.deliver(stage.next("t"))
-    stage.deliver(stage.next("t"))
-
-    assert stage.state("t") == states.REVOKED
-    assert [job.status for job in stage.api.jobs()] == ["cancelled"]
 
 
 def test_a_worker_does_not_hold_an_id_for_ever(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
