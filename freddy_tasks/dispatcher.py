@@ -100,6 +100,8 @@ class Dispatcher:
             except Exception:
                 logger.exception("Dispatcher failed; it starts again in %.1f s", LONGEST_PAUSE)
                 self._stopping.wait(LONGEST_PAUSE)
+        with contextlib.suppress(RedisError):
+            self._cancel_revoked()  # nobody else may have heard of it
 
     def _dispatch_until_stopped(self) -> None:
         with self._ledger.listen() as wake:

@@ -103,6 +103,10 @@ def cancel(task: _TASK, task_id: str, generation: int) -> None:
     """End a cancelled response: for Celery at once, at the API until it is settled."""
     runtime = runtime_of(task.app)
     held = _claim(runtime, task, task_id, generation)
+    if not held.job.response_id and (response_id := handover.shown_id(task, task_id)):
+        # Of a submit whose worker died: on record, for the next hop, before its last copy is overwritten.
+        _write(runtime.ledger.accept, task_id, replace(held.job, response_id=response_id), 0.0)
+        return
     if not held.abandoned:
         handover.mark_revoked(task, task_id, held.options)
     if not held.job.response_id or not runtime.settings.cancel_remotely:

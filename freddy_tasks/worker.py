@@ -54,20 +54,21 @@ class HopRequest(Request):
         for an older one, and the row would wait for ever.
         """
         super().send_event(type, **fields)
-        if type == "task-succeeded" and self.type == CANCEL and self.eventer and self.eventer.enabled:
+        is_end = type == "task-succeeded" and self.type == CANCEL and len(self.args) > 1  # not the mere wish
+        if is_end and self.eventer and self.eventer.enabled:
             self.eventer.send("task-cancelled", uuid=self.args[0], result="cancelled")
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Kill it in a cold shutdown; its message goes back to the broker, but nobody may act on it again."""
         super().cancel(pool, signal, emit_retry)
-        self.hand_back()
+        self.hand_back(killed=True)
 
-    def hand_back(self) -> None:
+    def hand_back(self, *, killed: bool = False) -> None:
         """Let another worker look at the response at once, and not when the lease of this hop has run out."""
         if self.type != POLL:
             return
         try:
-            access_of(self.task.app).ledger.hand_back(self.id, self.args[0])
+            access_of(self.task.app).ledger.hand_back(self.id, self.args[0], killed=killed)
         except RedisError as error:
             logger.warning(
                 "State server away; task %s comes back by its lease: %s", self.id, type(error).__name__

@@ -44,7 +44,7 @@ def command(ctx: click.Context, /, task_id: str, app_name: str | None, as_json: 
     freddy-tasks status 2a1f9c1e-6d0c-4a5c-9a53-0b7d4a6f7c11 --json
     """  # noqa: D301  # \b is click's mark for lines to be left as they are
     app = load_app(app_name)
-    facts = _facts(app, runtime_for(app).ledger, task_id)
+    facts = facts_of(app, runtime_for(app).ledger, task_id)
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
     else:
@@ -54,9 +54,10 @@ def command(ctx: click.Context, /, task_id: str, app_name: str | None, as_json: 
     ctx.exit(DONE if known else FAILED)
 
 
-def _facts(app: Celery, ledger: Ledger, task_id: str) -> dict[str, Any]:
-    record = ledger.record(task_id)
+def facts_of(app: Celery, ledger: Ledger, task_id: str) -> dict[str, Any]:
+    """What is known of a task, by name."""
     meta = app.backend.get_task_meta(task_id)
+    record = ledger.record(task_id)  # after: one that begins now has its record first
     state, result = meta["status"], meta.get("result")
     phase = record.phase if record else None
     lost = (None if record else shown_facts(state, result)) or {}

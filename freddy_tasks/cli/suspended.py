@@ -97,8 +97,13 @@ def revive(app: Celery, ledger: Ledger, task_id: str, phase: Phase, timeout: flo
         record = ledger.record(task_id)
         if record is None or record.phase is not Phase.SUSPENDED:
             return False
+        state, outcome = _meta(app, task_id)
         _forget(app, task_id)
-        return ledger.revive(task_id, phase, timeout)
+        if ledger.revive(task_id, phase, timeout):
+            return True
+        if state in states.READY_STATES:  # somebody cancelled it meanwhile: it keeps the end it had
+            app.backend.store_result(task_id, outcome, state)
+        return False
 
 
 def rebuild(app: Celery, ledger: Ledger, record: Record, timeout: float) -> bool:

@@ -11,11 +11,15 @@ if phase == 'waiting' and known_id == new_id then -- the first reply to the same
   keep(id, tonumber(due)) -- replicas can only confirm a call that writes
   return { 'parked', due, phase }
 end
-if known_id or phase == 'closed' or phase == 'cancelled' then return { 'fenced', phase } end
+if known_id or phase == 'cancelled' then return { 'fenced', phase } end
 local unjudged = phase == 'sent' or phase == 'queued'
 if unjudged and holder == 'claimed' then return { 'fenced', phase } end -- ask again when it has been
 redis.call('HDEL', key, 'body')
 redis.call('HSET', key, 'job', job)
+if phase == 'closed' then -- nobody waits for it, and it runs at the API
+  phase = 'cancelling'
+  redis.call('HSET', key, 'phase', phase, 'abandoned', '1')
+end
 if phase == 'cancelling' then -- another hop of it, as one that is under way knows no id to cancel
   redis.call('HINCRBY', key, 'generation', 1)
   redis.call('HSET', key, 'holder', '')

@@ -609,7 +609,7 @@ def test_a_state_server_that_is_away_for_the_hand_back_fails_nothing(
     """The steps come back by their leases; what was taken is told to monitors."""
     ledger = bench.runtime.ledger
 
-    def away(*_: Any) -> Any:
+    def away(*_: Any, **__: Any) -> Any:
         raise ServerAway("the state server is away")
 
     results = bench.waiting(*NAMES)
