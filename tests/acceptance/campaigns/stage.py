@@ -44,7 +44,7 @@ class Plan:
     pool: str = "threads"
     workers: int = 2
     concurrency: int = 4
-    patience: float = 60.0  # seconds without any change, after which what is left counts as hung
+    patience: float = 150.0  # seconds without any change, more than the longest lease: the rest is hung
 
 
 def api_for(plan: Plan, **options: Any) -> Options:
