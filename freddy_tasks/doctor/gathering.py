@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -143,15 +144,22 @@ def worker_facts(app: Celery) -> tuple[WorkerFacts, ...]:
     )
     with app.connection_for_write(transport_options=options) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=round(CONNECT_TIMEOUT))
-        inspect = app.control.inspect(timeout=INSPECT_TIMEOUT, connection=connection)
-        stats, queues = inspect.stats() or {}, inspect.active_queues() or {}
+        stats, queues = (
+            # Not by `inspect`, which keeps one reply of each name.
+            app.control.broadcast(question, reply=True, timeout=INSPECT_TIMEOUT, connection=connection) or []
+            for question in ("stats", "active_queues")
+        )
+    answers = [pair for reply in stats for pair in reply.items()]
+    pools = {name: told.get("pool", {}).get("implementation", "") for name, told in answers}
+    heard = [(name, told or ()) for reply in queues for name, told in reply.items()]
     return tuple(
         WorkerFacts(
             name,
-            str(told.get("pool", {}).get("implementation", "")).partition(":")[0],
-            frozenset(queue["name"] for queue in queues.get(name) or ()),
+            str(pools[name]).partition(":")[0],
+            frozenset(queue["name"] for worker, told in heard if worker == name for queue in told),
+            count - 1,
         )
-        for name, told in sorted(stats.items())
+        for name, count in sorted(Counter(name for name, _ in answers).items())
     )
 
 

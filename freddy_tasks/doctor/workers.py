@@ -14,7 +14,8 @@ class WorkerFacts:
 
     name: str
     pool: str  # module of its pool
-    queues: frozenset[str]
+    queues: frozenset[str]  # of all workers of that name
+    namesakes: int = 0  # further workers of that name
 
 
 def broker_away(why: str) -> Finding:
@@ -38,18 +39,31 @@ def judge_workers(
                 "Start one: freddy-tasks worker -A your.app.",
             )
         ]
-    found = [_hearing(workers, queue)]
+    found = [_hearing(workers, queue), *_sharing(workers)]
     return found if dispatchers is None else [*found, _dispatching(workers, dispatchers)]
 
 
 def _hearing(workers: Sequence[WorkerFacts], queue: str) -> Finding:
     if any(queue in worker.queues for worker in workers):
-        return fine("workers", f"{_count(workers)} answer{'s' if len(workers) == 1 else ''}.")
+        return fine("workers", f"Answering now: {_count(workers)}.")
     return error(
         "workers",
         f"{_count(workers)} answered, and none takes messages from queue {queue!r}: prompts wait for ever.",
         f"Start a worker with --queues {queue}, or correct task_routes.",
     )
+
+
+def _sharing(workers: Sequence[WorkerFacts]) -> list[Finding]:
+    shared = [f"{worker.namesakes + 1} are called {worker.name}" for worker in workers if worker.namesakes]
+    if not shared:
+        return []
+    return [
+        warning(
+            "worker_names",
+            f"Workers share a name: {', '.join(shared)}. Monitors take them for one, and so does this check.",
+            "Give each worker a name of its own: celery worker -n name@%h.",
+        )
+    ]
 
 
 def _dispatching(workers: Sequence[WorkerFacts], dispatchers: frozenset[str]) -> Finding:
@@ -76,4 +90,5 @@ def _dispatching(workers: Sequence[WorkerFacts], dispatchers: frozenset[str]) ->
 
 
 def _count(workers: Sequence[WorkerFacts]) -> str:
-    return "1 worker" if len(workers) == 1 else f"{len(workers)} workers"
+    count = sum(1 + worker.namesakes for worker in workers)
+    return "1 worker" if count == 1 else f"{count} workers"

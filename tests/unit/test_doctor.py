@@ -261,6 +261,15 @@ def test_each_wrong_variable_is_a_finding_of_its_own() -> None:
     assert [message.split()[0] for message in messages] == ["FREDDY_API_KEY", "FREDDY_PLAN"]
 
 
+def test_workers_of_one_name_are_told_of() -> None:
+    """They answer as one, and all their queues count."""
+    workers = [WorkerFacts("celery@a", "celery.concurrency.thread", frozenset({"ai"}), 2)]
+    found = the(judge_workers(workers, "ai", frozenset({"celery@a"})), "worker_names")
+
+    assert found.severity is WARNING
+    assert "3 are called celery@a" in found.message
+
+
 THREADS = "celery.concurrency.thread"
 A, B = (WorkerFacts(name, THREADS, frozenset({"ai"})) for name in ("celery@a", "celery@b"))
 
