@@ -32,6 +32,12 @@ class Call:
     group_options: Mapping[str, Any]
     options: Mapping[str, Any] = field(repr=False)
 
+    def __post_init__(self) -> None:
+        for name in ("callback", "errback"):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, Signature):
+                raise InvalidRequest(f"`{name}` is a Celery signature, as `your_task.s()` makes one.")
+
 
 def check(item: Item, options: Mapping[str, Any]) -> None:
     """Raise `InvalidRequest`, naming the item, where it cannot be sent with these options."""

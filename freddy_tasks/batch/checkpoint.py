@@ -38,6 +38,11 @@ class Manifest:
     resent_below: int = 0  # nor, of those that had an outcome before it, from this one on
     version: int = VERSION
 
+    @property
+    def is_begun(self) -> bool:
+        """True when prompts may have been sent."""
+        return self.sent_below > 0 or self.round > 0
+
 
 class Checkpoint:
     """The state of one batch run on disk; a context manager, and one process at a time may be in it.
@@ -62,7 +67,7 @@ class Checkpoint:
         self._journal = _locked(self._journal_path)
         kept = self._kept()  # whoever held the lock has begun the run
         self._refuse_others(kept)
-        if kept is None:
+        if kept is None or not self._is_mine(kept):
             self._keep(self.manifest)
         else:
             self.manifest = kept
@@ -71,11 +76,6 @@ class Checkpoint:
 
     def __exit__(self, *_: object) -> None:
         self._journal.close()
-
-    @property
-    def is_begun(self) -> bool:
-        """True when prompts may have been sent."""
-        return self.manifest.sent_below > 0 or self.manifest.round > 0
 
     def outcome(self, index: int) -> Outcome | None:
         """How a prompt ended; None for one that is to be sent, or was sent and has not ended."""
@@ -179,14 +179,20 @@ class Checkpoint:
         self._outcomes[index] = Outcome(entry["line"]["outcome"])
 
     def _refuse_others(self, kept: Manifest | None) -> None:
-        mine = self.manifest
         if kept is None and self.output.exists():
             raise ConfigurationError(f"{self.output} exists, and no manifest beside it: choose another -o.")
-        if kept is not None and (kept.fingerprint, kept.total) != (mine.fingerprint, mine.total):
+        if kept is not None and not self._is_mine(kept) and self._is_used(kept):
             raise ConfigurationError(
                 f"{self.output} was begun with other prompts or other options. Call the command that it was "
                 "begun with, or choose another -o."
             )
+
+    def _is_mine(self, kept: Manifest) -> bool:
+        return (kept.fingerprint, kept.total) == (self.manifest.fingerprint, self.manifest.total)
+
+    def _is_used(self, kept: Manifest) -> bool:
+        """Whether the run may have sent anything; if not, another one may take its place."""
+        return kept.is_begun or (self._journal_path.exists() and self._journal_path.stat().st_size > 0)
 
     def _kept(self) -> Manifest | None:
         try:
@@ -225,7 +231,10 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def _locked(path: Path) -> BufferedRandom:
-    file = path.open("a+b")
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}. Choose another -o.") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

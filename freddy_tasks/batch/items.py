@@ -30,6 +30,8 @@ def read_items(written: Iterable[Written]) -> tuple[Item, ...]:
     An item without an id has its position, from 0. Raises `InvalidRequest` that names the position of an
     item that cannot be read, or whose id another one has.
     """
+    if isinstance(written, str | bytes | Mapping):
+        raise InvalidRequest(f"Prompts come in a list, and not as one {type(written).__name__}.")
     items: list[Item] = []
     seen: dict[str, int] = {}
     for position, one in enumerate(written):

@@ -75,7 +75,7 @@ class Window:
         self._next_survey = monotonic() + SURVEY_EVERY
         self._mark = f"{self._ledger.prefix}:batch-run:{checkpoint.manifest.run}"
         if not self._keep_mark():
-            if checkpoint.is_begun:
+            if checkpoint.manifest.is_begun:
                 self._write_off(islice(items, min(end, checkpoint.manifest.sent_below)))
             self._remember()
         self._todo = self._open(islice(items, end))

@@ -78,6 +78,8 @@ def main() -> None:
         # Whoever read the output has gone; Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FAILED
+    except OSError as error:
+        status = _refuse(": ".join(filter(None, [error.filename, error.strerror or str(error)])))
     sys.exit(status)
 
 

@@ -58,8 +58,9 @@ def find(app_name: str | None) -> Celery:
         )
     try:
         app = find_app(app_name or DEFAULT)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise click.UsageError(f"The app {app_name} cannot be loaded: {error}.") from error
+    except Exception as error:  # whatever the module raises
+        why = f"{type(error).__name__}: {error}"
+        raise click.UsageError(f"The app {app_name} cannot be loaded: {why}.") from error
     if not isinstance(app, Celery):
         raise click.UsageError(f"{app_name} is no Celery app.")
     app.set_current()

@@ -50,7 +50,9 @@ from .values import expected, field
     "--expected", type=expected, metavar="SECONDS|short|medium|long", help="How long an answer takes."
 )
 @click.option(
-    "--timeout", type=float, help="Longest wait for one answer, in seconds; default: FREDDY_TIMEOUT."
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Longest wait for one answer, in seconds; default: FREDDY_TIMEOUT.",
 )
 @click.option(
     "--lane",
@@ -110,6 +112,7 @@ def command(
     freddy-tasks batch products.csv --column description -o answers.jsonl --expected short
     """  # noqa: D301  # \b is click's mark for lines to be left as they are
     common = {**dict(fields), **{name: value for name, value in options.items() if value is not None}}
+    check_call("a prompt", **common)  # what is wrong with all lines is no line's fault
     told = {**common, "emulated": emulates(app_name)}  # made-up answers and real ones do not mix
     again = {
         *([Outcome.FAILED, Outcome.CANCELLED] if retry_failed else []),
@@ -190,7 +193,8 @@ def _tell(count: int) -> None:
 def _sum_up(checkpoint: Checkpoint, end: int, in_words: bool) -> None:
     counts = checkpoint.counts(end)
     said = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items() if count)
-    click.echo(f"{said or 'no answer yet'} of {end}: {checkpoint.output}", err=True)
+    nothing = "no answer yet" if end else "no prompt"
+    click.echo(f"{said or nothing} of {end}: {checkpoint.output}", err=True)
     if checkpoint.open_below(end):
         click.echo("The same command goes on where this one stopped.", err=True)
     elif in_words and counts[Outcome.FAILED] + counts[Outcome.CANCELLED]:

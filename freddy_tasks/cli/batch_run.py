@@ -18,6 +18,7 @@ from freddy_tasks.batch.checkpoint import Checkpoint
 from freddy_tasks.batch.items import Item
 from freddy_tasks.batch.window import Window
 from freddy_tasks.errors import ConfigurationError
+from freddy_tasks.redaction import one_line
 from freddy_tasks.runtime import Runtime
 
 from .apps import has_broker, load_app, runtime_for, settings
@@ -36,6 +37,7 @@ _EMULATED = (
     "NOT FROM FREDDY: no FREDDY_API_KEY is set, so an EMULATOR on this machine makes up the answers. "
     "For the real ones, which are billed to your account, set it, and choose another output."
 )
+_AWAY = f"A server is away, and is waited for, {LONGEST_OUTAGE / 60:.0f} minutes at most"
 
 
 class BatchRun:
@@ -98,10 +100,10 @@ class BatchRun:
                     if not runtime.ledger.dispatchers():
                         shown.say(NOBODY)
                 away_since = None
-            except (RedisError, OperationalError):
+            except (RedisError, OperationalError) as error:
                 if away_since is None:
                     away_since = before
-                    shown.say("The broker or the state server is away: waiting for it …")
+                    shown.say(f"{_AWAY}: {one_line(str(error) or type(error).__name__)}")
                 elif before - away_since > LONGEST_OUTAGE:
                     raise
             if not window.done:

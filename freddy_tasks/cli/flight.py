@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -75,7 +76,15 @@ class Flight:
             task_id = str(uuid.uuid4())
             watch.add(task_id)
             # The AsyncResult goes at once: one that lives at the exit complains that its server has gone.
-            self._app.tasks[SUBMIT].apply_async((prompt,), dict(kwargs), task_id=task_id, ignore_result=False)
+            try:
+                self._app.tasks[SUBMIT].apply_async(
+                    (prompt,), dict(kwargs), task_id=task_id, ignore_result=False
+                )
+            except Exception:
+                watch.drop(task_id)
+                with contextlib.suppress(RedisError):
+                    self._ledger.cancel(task_id)  # the broker may have taken it all the same
+                raise
 
     def _follow(self, watch: Watch, shown: Display) -> None:
         impatient_at = time.monotonic() + PATIENCE

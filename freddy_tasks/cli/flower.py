@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,12 +44,22 @@ def command(app_name: str | None, address: str, port: int, flower_options: tuple
         raise click.UsageError(
             "No broker is configured: set CELERY_BROKER_URL, or name your own app with -A."
         )
+    _check_port(address, port)
     if not _authenticates(flower_options):
         os.environ[_CREDENTIALS] = _make_up(address)
     argv = [sys.executable, "-m", "celery", "-A", app_name or DEFAULT, "flower", f"--conf={CONFIGURATION}"]
     argv += [f"--address={address}", f"--port={port}", *flower_options]
     # This process becomes Flower, so that a supervisor's signals reach it.
     os.execv(sys.executable, argv)  # noqa: S606  # no shell is meant
+
+
+def _check_port(address: str, port: int) -> None:
+    """Raise `click.UsageError` where somebody else listens: Flower would end in a traceback."""
+    try:
+        with socket.create_server((address, port)):
+            return
+    except OSError as error:
+        raise click.UsageError(f"Cannot listen on {address}:{port}: {error.strerror}.") from error
 
 
 def _authenticates(flower_options: tuple[str, ...]) -> bool:

@@ -320,7 +320,8 @@ def test_other_prompts_do_not_go_into_the_same_output(site: Site) -> None:
     prompts, output, other = site.prompts(5), site.directory / "answers.jsonl", site.directory / "other"
     other.write_text("precious")
     batch = site.start(prompts, "-o", output)
-    wait_for(lambda: journal_of(output).exists())
+    manifest = output.with_name(output.name + ".manifest")
+    wait_for(lambda: manifest.exists() and json.loads(manifest.read_text())["sent_below"])
     busy = site(prompts, "-o", output)
     batch.kill()
     batch.wait()
@@ -333,6 +334,54 @@ def test_other_prompts_do_not_go_into_the_same_output(site: Site) -> None:
     assert "other prompts" in mixed.stderr
     assert site(prompts, "-o", other).returncode == 2
     assert other.read_text() == "precious"
+
+
+def test_a_run_that_could_send_nothing_is_in_nobody_s_way(lone: Site, valkey: EmbeddedServer) -> None:
+    """What was missing is set, or another file chosen, and the output is theirs."""
+    output = lone.directory / "answers.jsonl"
+    key = lone.env.pop("FREDDY_API_KEY")
+    keyless = lone(lone.prompts(5), "-o", output)
+    lone.env |= {"FREDDY_API_KEY": key, "CELERY_BROKER_URL": valkey.url, "CELERY_RESULT_BACKEND": valkey.url}
+    lone.worker()
+    prompts = lone.directory / "others.jsonl"
+    prompts.write_text('"ants"\n')
+
+    assert keyless.returncode == 2
+    assert "FREDDY_API_KEY" in keyless.stderr
+    assert lone(prompts, "-o", output).returncode == 0
+    assert [line["output_text"] for line in lines_of(output)] == ["About ants"]
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("-o", "nowhere/answers.jsonl"), "nowhere/answers.jsonl.journal cannot be written: No such file"),
+        (("-o", "answers.jsonl", "--timeout", "-1"), "--timeout"),
+        (("-o", "answers.jsonl", "--timeout", "1e9"), "timeout"),
+        (("-o", "answers.jsonl", "--field", "inputs=1"), "inputs"),
+    ],
+)
+def test_a_call_that_no_line_can_be_sent_by_is_refused_as_such(
+    site: Site, args: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one sentence, and not for each line."""
+    monkeypatch.chdir(site.directory)
+    done = site(site.prompts(3), *args)
+
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "line 1" not in done.stderr
+    assert not list(site.directory.glob("answers*"))
+
+
+def test_a_file_without_prompts_has_an_output_without_answers(site: Site) -> None:
+    """It is no failure, and is called what it is."""
+    output = site.directory / "answers.jsonl"
+    done = site("-", "-o", output)
+
+    assert done.returncode == 0
+    assert "no prompt of 0" in done.stderr
+    assert output.read_bytes() == b""
 
 
 def test_a_dry_run_sends_and_writes_nothing(site: Site) -> None:

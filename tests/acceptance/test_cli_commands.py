@@ -121,6 +121,18 @@ def test_run_uses_the_broker_it_is_given_and_needs_no_key(site: Site) -> None:
     assert "private Valkey" not in done.stderr
 
 
+def test_run_without_its_broker_says_only_that(site: Site) -> None:
+    """Nothing was sent, and nothing is cancelled."""
+    site.env["CELERY_BROKER_URL"], server = "redis://127.0.0.1:1/0", site.env["CELERY_BROKER_URL"]
+    done = site("run", "whales")
+    site.env["CELERY_BROKER_URL"] = server
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "away" in done.stderr
+    assert site.api.counts.posts == 0
+
+
 def test_status_tells_where_a_response_stands(site: Site) -> None:
     """While it waits, and when it has ended; for people and for programs."""
     site.api.set_faults(["stuck"])
@@ -326,12 +338,14 @@ def test_the_emulator_serves_until_interrupted(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_the_emulator_says_when_its_port_is_taken() -> None:
+@pytest.mark.parametrize("server", ["emulator", "flower"])
+def test_a_server_says_when_its_port_is_taken(server: str) -> None:
     """Exit status 2, not a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = subprocess.run(
-            [*COMMAND, "emulator", "--port", port],
+            [*COMMAND, server, "--port", port],
+            env={**os.environ, "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"},
             capture_output=True,
             text=True,
             timeout=TIMEOUT,

@@ -373,6 +373,25 @@ def test_progress_adds_up_at_any_moment(shop: Shop) -> None:
     assert seen[-1].seconds_left == 0.0
 
 
+@pytest.mark.parametrize(
+    ("prompts", "options", "told"),
+    [
+        ("whales", {}, "in a list, and not as one str"),
+        ({"prompt": "whales"}, {}, "in a list, and not as one dict"),
+        (["whales"], {"callback": "shop.note"}, "`callback` is a Celery signature"),
+        (["whales"], {"errback": print}, "`errback` is a Celery signature"),
+    ],
+)
+def test_what_is_no_batch_is_refused_before_anything_lines_up(
+    shop: Shop, prompts: Any, options: dict[str, Any], told: str
+) -> None:
+    """A text would be as many prompts as it has letters, each of them billed."""
+    with pytest.raises(InvalidRequest, match=told):
+        process_batch(prompts, **options)
+
+    assert shop.api.counts.posts == 0
+
+
 @pytest.fixture
 def unclosed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Batch]:
     """A batch at the moment when Celery has all results, and the ledger has not let go of its copies."""

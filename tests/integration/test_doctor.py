@@ -346,6 +346,8 @@ def test_warnings_alone_do_not_fail_the_command(
     ("line", "told"),
     [
         ("import nowhere", "cannot be loaded"),
+        ("a line that is no Python", "cannot be loaded: SyntaxError"),
+        ("raise RuntimeError('out of paper')", "cannot be loaded: RuntimeError: out of paper"),
         ('app.conf.include = ["nowhere"]', "cannot be imported"),
         ("app = 1", "no Celery app"),
     ],

@@ -190,7 +190,7 @@ def test_outcomes_survive_and_come_out_in_order(tmp_path: Path) -> None:
     with Checkpoint(tmp_path / "out", "print", 3) as again:
         again.write_output()
 
-        assert again.is_begun
+        assert again.manifest.is_begun
         assert [again.outcome(index) for index in range(3)] == [Outcome.FAILED, None, Outcome.COMPLETED]
         assert again.task_id(1) == ids[1]
         assert again.open_below(3) == 1
@@ -297,13 +297,29 @@ def test_nothing_to_send_again_changes_nothing(tmp_path: Path) -> None:
 
 def test_files_of_another_run_are_refused(tmp_path: Path) -> None:
     """Other prompts, a file that is no output, and a run that another process is at."""
-    with Checkpoint(tmp_path / "out", "print", 1), pytest.raises(ConfigurationError, match="Another process"):
-        Checkpoint(tmp_path / "out", "print", 1).__enter__()
+    with Checkpoint(tmp_path / "out", "print", 1) as run:
+        run.note_sent_below(1)
+        with pytest.raises(ConfigurationError, match="Another process"):
+            Checkpoint(tmp_path / "out", "print", 1).__enter__()
     with pytest.raises(ConfigurationError, match="other prompts"):
         Checkpoint(tmp_path / "out", "another print", 1).__enter__()
     (tmp_path / "precious").write_text("answers")
     with pytest.raises(ConfigurationError, match="no manifest"):
         Checkpoint(tmp_path / "precious", "print", 1).__enter__()
+
+
+def test_a_run_that_sent_nothing_leaves_its_place_to_another(tmp_path: Path) -> None:
+    """With answers of an earlier stack it has done something, though nothing is under way now."""
+    output = tmp_path / "out"
+    with Checkpoint(output, "print", 1) as unused:
+        unused.write_output()
+    with Checkpoint(output, "another print", 2) as used:
+        used.note_sent_below(1)
+        used.append([(0, line("completed"))])
+        used.forget_sent()
+
+    with pytest.raises(ConfigurationError, match="other prompts"):
+        Checkpoint(output, "print", 1).__enter__()
 
 
 def test_a_line_of_the_output_has_nothing_that_differs_from_run_to_run() -> None:
