@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from celery import Celery
+from celery import Celery, states
 from kombu.transport.redis import Channel
 from redis.exceptions import ConnectionError  # noqa: A004  # the one that a client of Redis raises
 from shop import Shop, wait_for
@@ -212,6 +212,9 @@ def test_a_callback_that_is_called_twice_has_one_task_id(shop: Shop, watch: Watc
     entry = register.read(batch.id)
     late.read()
     wait_for(lambda: shop.witness.calls_of("note") and not is_open(shop, batch))
+    wait_for(
+        lambda: shop.app.backend.get_state(batch.id) == states.SUCCESS
+    )  # or it comes after the next line
     shop.app.backend.forget(batch.id)
     register.enter(entry)
     look(watch)
