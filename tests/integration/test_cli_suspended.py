@@ -93,6 +93,7 @@ def test_what_has_ended_is_not_forgotten(shop: Shop) -> None:
     assert forgotten(shop.app, ledger, [result.id]) == []
 
 
+@pytest.mark.usefixtures("state")
 def test_an_app_without_a_result_backend_resumes_too(valkey: EmbeddedServer, api: Emulator) -> None:
     """What was suspended, and what the ledger has lost and only a log names; an id given twice is one."""
     api.reset()
