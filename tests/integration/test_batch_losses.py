@@ -212,9 +212,7 @@ def test_a_callback_that_is_called_twice_has_one_task_id(shop: Shop, watch: Watc
     entry = register.read(batch.id)
     late.read()
     wait_for(lambda: shop.witness.calls_of("note") and not is_open(shop, batch))
-    wait_for(
-        lambda: shop.app.backend.get_state(batch.id) == states.SUCCESS
-    )  # or it comes later
+    wait_for(lambda: shop.app.backend.get_state(batch.id) == states.SUCCESS)  # or it comes later
     shop.app.backend.forget(batch.id)
     register.enter(entry)
     look(watch)
