@@ -16,7 +16,6 @@ from redis import Redis
 
 from freddy_tasks import OutcomeUnknown, cancel_response, process_ai_response
 from freddy_tasks.emulator import Emulator
-from freddy_tasks.records import Phase
 from freddy_tasks.runtime import build, use
 from freddy_tasks.settings import Settings
 
@@ -50,7 +49,7 @@ def test_a_killed_worker_loses_nothing(setup: CeleryTestSetup, api: Emulator, se
     results, body = send(20), batch(setup.app)
     ledger = build(setup.app, settings_for(api)).ledger
     ids = [result.id for result in [*results, *body.parent.results]]
-    wait_for(lambda: all((record := ledger.record(id_)) and record.phase is Phase.WAITING for id_ in ids))
+    wait_for(lambda: all((record := ledger.record(id_)) and record.job.response_id for id_ in ids))
     setup.worker.kill()
     setup.worker.restart()
 
