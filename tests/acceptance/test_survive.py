@@ -38,12 +38,20 @@ def test_killed_workers_lose_and_repeat_nothing(line_up: bool) -> None:
 @pytest.mark.parametrize("resubmit", [False, True], ids=["fail", "resubmit"])
 def test_a_crash_at_a_point_leaves_what_is_promised(resubmit: bool) -> None:
     """Between the reply to a submit and its record, where nobody can know."""
-    verdict, rows = deaths.run(Plan(patience=20), resubmit=resubmit, points=["reply received"])
+    verdict, rows = deaths.run(Plan(), resubmit=resubmit, points=["reply received"])
     ends = Counter(completed=4) if resubmit else Counter(completed=3, OutcomeUnknown=1)
 
     assert verdict.good, told(verdict)
     assert rows[0].ends == ends
     assert (rows[0].posts, rows[0].jobs) == (5 if resubmit else 4, 4)
+
+
+def test_a_crash_at_a_point_where_the_id_is_known_costs_nothing() -> None:
+    """Told to Celery only, or on its way to a look; the other points are in the script."""
+    verdict, rows = deaths.run(Plan(), points=["id shown", "published"])
+
+    assert verdict.good, told(verdict)
+    assert [(row.ends, row.posts) for row in rows] == 2 * [(Counter(completed=4), 4)]
 
 
 def test_a_server_that_crashes_loses_nothing_in_silence() -> None:

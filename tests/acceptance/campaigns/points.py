@@ -18,7 +18,7 @@ from typing import Any
 import redis
 from celery import Celery, signals, states
 
-from freddy_tasks import dispatcher
+from freddy_tasks import outbox
 from freddy_tasks.records import Held, Popped
 from freddy_tasks.records import Parked as Waits
 from freddy_tasks.runtime import build, use
@@ -40,6 +40,7 @@ Counts = Callable[[tuple[Any, ...], Any], bool]
 LEDGER: dict[str, tuple[str, bool, Counts]] = {
     "before intent": ("begin", True, lambda *_: True),
     "intent written": ("begin", False, lambda _, result: isinstance(result, Held)),
+    "id shown": ("park", True, lambda *_: True),
     "id written": ("park", False, _first_wait),
     "parked": ("park", False, _later_wait),
     "popped": ("pop", False, lambda _, result: isinstance(result, Popped) and bool(result.hops)),
@@ -53,11 +54,11 @@ CLIENT: dict[str, tuple[str, bool, Counts]] = {
     "GET done": ("retrieve", False, lambda _, result: getattr(result.seen, "terminal", False)),
 }
 POINTS = (
-    "before intent", "intent written", "request sent", "reply received", "id written", "popped", "published",
-    "claimed", "GET done", "parked", "outcome kept", "body to be published", "body published",
+    "before intent", "intent written", "request sent", "reply received", "id shown", "id written", "popped",
+    "published", "claimed", "GET done", "parked", "outcome kept", "body to be published", "body published",
     "result stored", "ledger closed",
 )  # fmt: skip
-# Between the intent and the id nobody can know whether the API has the prompt.
+# Between the intent and the first sight of the id nobody can know whether the API has the prompt.
 UNKNOWABLE = ("intent written", "request sent", "reply received")
 
 
@@ -86,7 +87,7 @@ def arm(app: Celery, point: str, flag: str) -> None:
         case "request sent":
             _die_before_a_reply_is_read(die)
         case "published":
-            dispatcher.publish = _then(dispatcher.publish, die)
+            outbox.publish = _then(outbox.publish, die)
         case "body to be published":
             signals.before_task_publish.connect(_for_body(die), weak=False)
         case "body published":
