@@ -125,14 +125,16 @@ def serve(
 
     OSError when the port is taken. Anyone who reaches the port can steer it, so keep it on the loopback.
     """
-    before = None
+    before = {}
     if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # SIGINT too, which a shell lets its background jobs ignore.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, signal.default_int_handler)
     try:
         with Emulator(options, host, port) as api, suppress(KeyboardInterrupt):
             if ready is not None:
                 ready(api)
             threading.Event().wait()
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -108,17 +108,14 @@ class Guarded:
         return self._nodes[other]
 
     def _promoted(self, node: Valkey) -> bool:
-        """Every Sentinel says so: one that had not heard yet would send clients to the old master.
+        """Every Sentinel says so, in the list that clients ask for: others would be sent to the old master.
 
         That one takes writes from its return until a Sentinel demotes it, some ten seconds, and then drops
-        them.
+        them. `SENTINEL get-master-addr-by-name` names the new one while that list still has the old.
         """
         with contextlib.suppress(redis.RedisError):
-            named = [
-                sentinel.sentinel_get_master_addr_by_name(Sentinel.master)
-                for sentinel in self._guide.sentinels
-            ]
-            return all(place is not None and int(place[1]) == node.port for place in named)
+            listed = [sentinel.sentinel_masters()[Sentinel.master] for sentinel in self._guide.sentinels]
+            return all(master["port"] == node.port for master in listed)
         return False
 
     def _is_safe(self) -> bool:
