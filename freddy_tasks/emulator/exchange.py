@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -54,3 +55,7 @@ class Reply:
     def json(self) -> JsonObject:
         """Return the body when it is a JSON object, else an empty one."""
         return self.body if isinstance(self.body, dict) else {}
+
+    def encoded(self) -> bytes:
+        """Return the body as it is sent, without padding."""
+        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()

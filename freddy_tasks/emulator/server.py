@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 import threading
@@ -137,7 +136,7 @@ class Connection:
 
 
 def _payload(reply: Reply, keep: bool) -> bytes:
-    body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+    body = reply.encoded()
     headers = "".join(f"{name}: {value}\r\n" for name, value in reply.headers)
     head = (
         f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Unknown')}\r\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from email.utils import formatdate
@@ -151,7 +150,7 @@ class Truncated:
     def __call__(self, call: Call, proceed: Proceed) -> Reply:
         """Do as asked and lose the rest of the body."""
         reply = proceed(call)
-        whole = json.dumps(reply.body).encode()
+        whole = reply.encoded()
         return replace(reply, body=whole[: int(len(whole) * self.share)])
 
 

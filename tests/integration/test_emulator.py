@@ -499,6 +499,15 @@ def test_some_replies_are_not_json(start, fault, status, start_of_text):
         reply.json()
 
 
+def test_a_page_of_another_server_can_be_truncated_as_well(start):
+    """Faults go together in any way."""
+    reply = start("truncated", "html=502").create()
+
+    assert reply.status_code == 502
+    assert reply.content.startswith(b"<html>")
+    assert not reply.content.rstrip().endswith(b"</html>")
+
+
 def test_a_truncated_body_looks_whole_and_does_not_parse(start):
     """Content-Length agrees with what is left."""
     caller = start("truncated")
