@@ -69,7 +69,7 @@ class EnvelopeRequest(HopRequest):
         """A limit for all tasks of the worker ended it: the steps that it did not come to are others' now."""
         super().on_timeout(soft, timeout)
         if not soft:
-            self.hand_back(killed=True)
+            self.hand_back()
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """All that can be done was: no failure."""
@@ -88,9 +88,9 @@ class EnvelopeRequest(HopRequest):
             pace.note(self.seconds(), self._taken)
         super().acknowledge()
 
-    def hand_back(self, *, killed: bool = False) -> None:
+    def hand_back(self) -> None:
         """Let other workers take the steps at once, and not when the leases have run out."""
-        _hand_back(self.task, self.args, killed=killed)
+        _hand_back(self.task, self.args)
 
 
 def deliver(carrier: _TASK, sealed: Sequence[Sealed], steps: Mapping[str, Step]) -> None:
@@ -186,10 +186,10 @@ def _failed(context: Context, error: Any, traceback: str) -> Event:
     return "task-failed", {"uuid": context.id, "exception": safe_repr(error), "traceback": traceback}
 
 
-def _hand_back(carrier: _TASK, sealed: Sequence[Sealed], *, killed: bool = False) -> None:
+def _hand_back(carrier: _TASK, sealed: Sequence[Sealed]) -> None:
     try:
         for headers, _ in sealed:
-            access_of(carrier.app).ledger.hand_back(headers["id"], headers[GENERATION_HEADER], killed=killed)
+            access_of(carrier.app).ledger.hand_back(headers["id"], headers[GENERATION_HEADER])
     except RedisError as error:
         logger.warning(
             "State server away; %d tasks come back by their leases: %s", len(sealed), type(error).__name__

@@ -219,12 +219,12 @@ class Ledger:
         answer = self._run("cancel", task_id, int(even_unseen), uuid.uuid4().hex)
         return Phase(answer[1]) if answer[0] == "cancelling" else None
 
-    def hand_back(self, task_id: str, generation: int, *, killed: bool = False) -> bool:
+    def hand_back(self, task_id: str, generation: int) -> bool:
         """End the lease of a hop that its worker will not carry out, or has killed; False where it has none.
 
         Nor for a submit on its way. The next hop has a new generation: the old one, if it lives, cannot act.
         """
-        return bool(self._run("hand_back", task_id, generation, int(killed))[0] == "handed_back")
+        return bool(self._run("hand_back", task_id, generation)[0] == "handed_back")
 
     def revive(self, task_id: str, phase: Phase, timeout: float) -> bool:
         """Take up a suspended job again, as `WAITING` or `QUEUED`, for `timeout` seconds from now.

@@ -61,14 +61,14 @@ class HopRequest(Request):
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Kill it in a cold shutdown; its message goes back to the broker, but nobody may act on it again."""
         super().cancel(pool, signal, emit_retry)
-        self.hand_back(killed=True)
+        self.hand_back()
 
-    def hand_back(self, *, killed: bool = False) -> None:
+    def hand_back(self) -> None:
         """Let another worker look at the response at once, and not when the lease of this hop has run out."""
         if self.type != POLL:
             return
         try:
-            access_of(self.task.app).ledger.hand_back(self.id, self.args[0], killed=killed)
+            access_of(self.task.app).ledger.hand_back(self.id, self.args[0])
         except RedisError as error:
             logger.warning(
                 "State server away; task %s comes back by its lease: %s", self.id, type(error).__name__

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import redis
 from celery import states
-from celery.concurrency.solo import TaskPool
 from hops import ENDLESS, LEASE, Killed, Stage, kill_before_the_id_is_on_record
 from kombu.exceptions import OperationalError
 
@@ -17,7 +16,6 @@ from freddy_tasks import AccessDenied
 from freddy_tasks.cli import status, suspended
 from freddy_tasks.continuation import SUBMIT
 from freddy_tasks.dispatcher import Dispatcher
-from freddy_tasks.outbox import message_of
 from freddy_tasks.records import Phase
 
 ANSWERED = "Whales [emulate: polls=0]"
@@ -107,27 +105,6 @@ def test_a_cancel_while_celery_is_told_of_a_resumable_failure_is_kept(
     assert stage.state("t") == states.FAILURE
     assert stage.phase("t") is Phase.CLOSED
     assert [job.status for job in stage.api.jobs()] == ["cancelled"]
-
-
-def test_a_look_that_has_begun_is_not_handed_to_another_worker(bench_on: Any, stage: Stage) -> None:
-    """A worker that stops goes through its list, while a thread of its pool takes the next."""
-    (result,) = bench_on.waiting(ENDLESS)
-    bench_on.dispatch()
-    with stage.app.connection_for_read() as connection:
-        message = stage.app.amqp.queues["celery"](connection.default_channel).get()
-        request = bench_on.request_of(message)
-
-        def stop() -> None:
-            request.hand_back()
-            stage.api.set_faults(["401@method=GET"])
-            for hop in stage.runtime.ledger.pop().hops:
-                stage.deliver(message_of(hop))
-
-        stage.client.then = stop
-        request.execute_using_pool(TaskPool(1))
-    stage.api.set_faults([])
-
-    assert (result.state, stage.phase(result.id)) == ("QUEUED", Phase.WAITING)
 
 
 @pytest.fixture

@@ -131,10 +131,7 @@ def test_a_hop_that_is_handed_back_goes_to_another_worker_at_once(ledger: Ledger
     waiting(ledger)
     _, task_id, generation = pop_one(ledger)
     held = ledger.claim(task_id, generation) if is_claimed else None
-    handed_back = [
-        ledger.hand_back(task_id, generation + 1, killed=is_claimed),
-        ledger.hand_back(task_id, generation, killed=is_claimed),
-    ]
+    handed_back = [ledger.hand_back(task_id, generation + 1), ledger.hand_back(task_id, generation)]
     (hop,) = ledger.pop().hops
 
     assert handed_back == [False, True]
@@ -147,11 +144,11 @@ def test_a_hop_that_is_handed_back_goes_to_another_worker_at_once(ledger: Ledger
 def test_a_submit_on_its_way_and_a_job_that_waits_are_not_handed_back(ledger: Ledger) -> None:
     """The one may still arrive, the other has no hop."""
     begin(ledger)
-    sent = ledger.hand_back("t1", 1, killed=True)
+    sent = ledger.hand_back("t1", 1)
     waiting(ledger, "t2", delay=60.0)
 
     assert not sent
-    assert not ledger.hand_back("t2", 1, killed=True)
+    assert not ledger.hand_back("t2", 1)
     assert ledger.pop().hops == ()
 
 
