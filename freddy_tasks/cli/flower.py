@@ -44,7 +44,8 @@ def command(app_name: str | None, address: str, port: int, flower_options: tuple
         raise click.UsageError(
             "No broker is configured: set CELERY_BROKER_URL, or name your own app with -A."
         )
-    _check_port(address, port)
+    if not any(option.startswith(("--unix_socket", "--unix-socket")) for option in flower_options):
+        _check_port(address, port)
     if not _authenticates(flower_options):
         os.environ[_CREDENTIALS] = _make_up(address)
     argv = [sys.executable, "-m", "celery", "-A", app_name or DEFAULT, "flower", f"--conf={CONFIGURATION}"]
@@ -56,8 +57,8 @@ def command(app_name: str | None, address: str, port: int, flower_options: tuple
 def _check_port(address: str, port: int) -> None:
     """Raise `click.UsageError` where somebody else listens: Flower would end in a traceback."""
     try:
-        with socket.create_server((address, port)):
-            return
+        family = socket.getaddrinfo(address or None, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((address, port), family=family).close()
     except OSError as error:
         raise click.UsageError(f"Cannot listen on {address}:{port}: {error.strerror}.") from error
 
