@@ -23,7 +23,7 @@ from .continuation import (
     route_of,
     sealed,
 )
-from .packing import Parcel
+from .packing import Parcel, is_submit
 from .records import Hop, Phase
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def message_of(hop: Hop) -> dict[str, Any]:
             "kwargs": {},
             "options": {**options, "ignore_result": True},
         }
-    if hop.phase in {Phase.QUEUED, Phase.SENT} and hop.body:  # none when it is too late to send the prompt
+    if is_submit(hop) and hop.body:  # none when it is too late to send the prompt
         return {
             "name": SUBMIT,
             "task_id": hop.task_id,

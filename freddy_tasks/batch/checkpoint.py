@@ -131,9 +131,9 @@ class Checkpoint:
 
     def note_sent_below(self, index: int) -> None:
         """Put on disk, before it is done, that prompts up to a position are published."""
-        below = max(index, self.manifest.sent_below), max(index, self.manifest.resent_below)
-        if below != (self.manifest.sent_below, self.manifest.resent_below):
-            self._keep(replace(self.manifest, sent_below=below[0], resent_below=below[1]))
+        if index > self.manifest.resent_below:  # never above `sent_below`
+            sent_below = max(index, self.manifest.sent_below)
+            self._keep(replace(self.manifest, sent_below=sent_below, resent_below=index))
 
     def forget_sent(self) -> None:
         """Nothing that was sent exists any more, nor did it cost anything: it is sent anew."""

@@ -15,6 +15,9 @@ from freddy_tasks.ledger import Ledger
 from freddy_tasks.models import Status
 from freddy_tasks.records import Phase
 
+# Without a result there will be none. All prompts of a batch are on record before there is a handle of it:
+# one that is not has ended, or was lost.
+OVER = {None, Phase.CLOSED, Phase.SUSPENDED}
 CHUNK = 200  # tasks a round trip: of those that have ended, it brings the whole answers
 
 

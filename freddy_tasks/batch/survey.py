@@ -12,10 +12,7 @@ from . import look
 from .record import Record
 from .result import BatchItem, Outcome
 
-_ENDED = {None, Phase.CLOSED, Phase.SETTLED, Phase.SUSPENDED, Phase.CANCELLING, Phase.CANCELLED}
-# Without a result. All prompts of a batch are on record before there is a handle of it: one that is not
-# has ended, or was lost.
-_FORGOTTEN = {None, Phase.CLOSED, Phase.SUSPENDED}
+_ENDED = look.OVER | {Phase.SETTLED, Phase.CANCELLING, Phase.CANCELLED}
 _MAY_GO_ON = {Phase.SETTLED, Phase.SUSPENDED}  # where a person takes it up again
 _WHERE = {Status.IN_PROGRESS: "in_progress"}
 
@@ -58,7 +55,7 @@ class Survey:
         """Nothing that is known of a prompt could still bring a result: the wait for it would have no end."""
         ((_, standing),) = look.standings(access_of(self._app).ledger, [task_id])
         # The result was stored before it was closed, so this look cannot come too early.
-        return standing.phase in _FORGOTTEN and not any(look.ready_metas(self._app.backend, [task_id]))
+        return standing.phase in look.OVER and not any(look.ready_metas(self._app.backend, [task_id]))
 
     def _look(self) -> dict[str, int]:
         """Remember what has ended since the last look, and count the rest."""
@@ -82,7 +79,7 @@ class Survey:
             for task_id, meta in look.ended_metas(self._app.backend, ledger, list(unclear))
         }
         for task_id, standing in unclear.items():
-            outcome = ended.get(task_id, Outcome.UNKNOWN if standing.phase in _FORGOTTEN else None)
+            outcome = ended.get(task_id, Outcome.UNKNOWN if standing.phase in look.OVER else None)
             if outcome is not None:
                 if standing.phase in _MAY_GO_ON:
                     self._passing.add(position[task_id])

@@ -176,7 +176,7 @@ class Window:
         for task_id, standing in look.standings(self._ledger, list(self._in_flight)):
             if standing.phase is None and is_marked:
                 lost.add(self._in_flight[task_id][0])
-            elif standing.phase in {None, Phase.CLOSED, Phase.SUSPENDED}:
+            elif standing.phase in look.OVER:
                 silent.append(task_id)
         if lost:
             self._take_up(lost)

@@ -56,13 +56,14 @@ def find(app_name: str | None) -> Celery:
             "No broker is configured: set CELERY_BROKER_URL, for example redis://localhost:6379/0, and "
             "CELERY_RESULT_BACKEND, or name your own app with -A."
         )
+    name = app_name or DEFAULT
     try:
-        app = find_app(app_name or DEFAULT)
+        app = find_app(name)
     except Exception as error:  # whatever the module raises
         why = f"{type(error).__name__}: {error}"
-        raise click.UsageError(f"The app {app_name} cannot be loaded: {why}.") from error
+        raise click.UsageError(f"The app {name} cannot be loaded: {why}.") from error
     if not isinstance(app, Celery):
-        raise click.UsageError(f"{app_name} is no Celery app.")
+        raise click.UsageError(f"{name} is no Celery app.")
     app.set_current()
     return app
 

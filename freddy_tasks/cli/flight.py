@@ -81,7 +81,7 @@ class Flight:
                     (prompt,), dict(kwargs), task_id=task_id, ignore_result=False
                 )
             except Exception:
-                watch.drop(task_id)
+                watch.drop_last()
                 with contextlib.suppress(RedisError):
                     self._ledger.cancel(task_id)  # the broker may have taken it all the same
                 raise

@@ -85,9 +85,9 @@ class Watch:
         """Watch a task that is about to be published."""
         self.sights.append(Sight(len(self.sights) + 1, task_id, self.now))
 
-    def drop(self, task_id: str) -> None:
-        """Watch a task no more: it was not published."""
-        self.sights = [sight for sight in self.sights if sight.task_id != task_id]
+    def drop_last(self) -> None:
+        """Watch the task that was added last no more: it was not published."""
+        self.sights.pop()
 
     def look(self) -> None:
         """See where the open ones stand; those past all waiting are cancelled and end in an error.
