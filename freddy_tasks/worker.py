@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
@@ -33,6 +34,7 @@ pool_logger = logging.getLogger("celery.pool")
 
 TASKS = "freddy_tasks."  # first part of the names of our tasks
 GREENLET_POLLING_INTERVAL = 5  # seconds of a BRPOP
+SETTLE_AGAIN = 1.0  # seconds until Redis is told again of the end of a message
 
 
 class HopRequest(Request):
@@ -162,7 +164,9 @@ class SurvivingConsumer(Consumer):
     gives up after two seconds, and kombu only looks when a poll brought nothing, which a BRPOP of one second
     prevents. And the messages that a worker held when its Redis went away stay unacknowledged for the whole
     visibility timeout: ours, which a second delivery does no harm, are put back as soon as there is a
-    connection. So is any message that Redis handed out and then refused to note: it would be lost.
+    connection. So is any message that Redis handed out and then refused to note: it would be lost. And an
+    acknowledgement that Redis refuses is repeated. Celery only logs it: such a message comes again an hour
+    later, and until then counts as held by a worker, which takes no other when all that it holds are such.
     """
 
     task_consumer: Any  # Celery sets it; missing in the stubs
@@ -175,6 +179,8 @@ class SurvivingConsumer(Consumer):
             # Not for the other pools: with it they notice a SIGTERM late.
             app.conf.broker_transport_options.setdefault("polling_interval", GREENLET_POLLING_INTERVAL)
         self._unnoted: list[Any] = []  # messages
+        self._unsettled: deque[tuple[str, bool]] = deque()  # delivery tags, and whether to put back
+        self._will_settle = False
         super().__init__(*args, **options)
         # To kombu it is the fault of a channel, and Celery ends the worker at those.
         self.connection_errors = (*self.connection_errors, ResponseError)
@@ -206,6 +212,7 @@ class SurvivingConsumer(Consumer):
         channel = self.task_consumer.channel
         if not _is_redis(channel):
             return
+        self._settle()  # before what was held is put back
         held, self._held = self._held, ()
         try:
             for tag in held:
@@ -216,6 +223,7 @@ class SurvivingConsumer(Consumer):
             virtual.Channel._restore(channel, self._unnoted[-1])
             self._unnoted.pop()
         self._keep_unnoted(channel.qos)
+        self._keep_unsettled(channel.qos)
 
     def _keep_unnoted(self, qos: Any) -> None:
         """Keep a message that Redis handed out and refuses to note: nobody else has it."""
@@ -229,6 +237,61 @@ class SurvivingConsumer(Consumer):
                 raise
 
         qos.append = append
+
+    def _keep_unsettled(self, qos: Any) -> None:
+        """Keep what Redis was not told of the end of a message: kombu does not tell it again."""
+        tell_ack, tell_reject = qos.ack, qos.reject
+        errors = self._broker_errors()
+
+        def ack(delivery_tag: str) -> None:
+            try:
+                tell_ack(delivery_tag)
+            except errors as error:
+                keep(delivery_tag, False, error)
+
+        def reject(delivery_tag: str, requeue: bool = False) -> None:
+            try:
+                tell_reject(delivery_tag, requeue=requeue)
+            except errors as error:
+                keep(delivery_tag, requeue, error)
+
+        def keep(delivery_tag: str, requeue: bool, error: Exception) -> None:
+            logger.warning("Broker does not hear of the end of a message (%r); it is told again", error)
+            virtual.QoS.ack(qos, delivery_tag)  # there is room for another one
+            self._unsettled.append((delivery_tag, requeue))
+            self._settle_soon()
+
+        qos.ack, qos.reject = ack, reject
+
+    def _settle(self) -> None:
+        """Tell Redis what it has not heard of ends."""
+        while self._unsettled:
+            delivery_tag, requeue = self._unsettled.popleft()
+            try:
+                qos = self.task_consumer.channel.qos
+                if requeue:
+                    qos.restore_by_tag(delivery_tag, leftmost=True)
+                else:
+                    qos._remove_from_indices(delivery_tag).execute()
+            except self._broker_errors():
+                self._unsettled.appendleft((delivery_tag, requeue))
+                self._settle_soon()
+                return
+
+    def _settle_soon(self) -> None:
+        if self._will_settle:
+            return
+        self._will_settle = True
+
+        def settle() -> None:
+            self._will_settle = False
+            self._settle()
+
+        self.timer.call_after(SETTLE_AGAIN, settle)
+
+    def _broker_errors(self) -> tuple[type[Exception], ...]:
+        """With the one that a transport raises which was collected meanwhile."""
+        return *self.connection_errors, AttributeError
 
     def _delivery_tags(self) -> tuple[str, ...]:
         """Of the messages of ours that this worker holds; none where the transport is another one."""

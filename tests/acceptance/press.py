@@ -39,6 +39,12 @@ def work(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@app.task(name="press.work_late", acks_late=True, ignore_result=True)
+def work_late(seconds: float) -> None:
+    """The same, of a task whose message is acknowledged at its end."""
+    time.sleep(seconds)
+
+
 @signals.task_prerun.connect
 def _count(task: Any = None, task_id: str = "", **_: Any) -> None:
     if task.name.startswith("freddy_tasks."):

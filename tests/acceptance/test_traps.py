@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from freddy_tasks.runtime import build, use
 from freddy_tasks.settings import Settings
 
 SLOW = "{} [emulate: duration=1.5]"
+HELD = 4  # messages that a worker takes for each of its slots
 
 
 def send(count: int, prompt: str = SLOW) -> list[AsyncResult]:
@@ -78,6 +81,49 @@ def test_a_restarted_server_loses_nothing(
     assert complete(results) == 10
     assert api.counts.posts == 10
     assert worker.status == "running"
+
+
+@contextlib.contextmanager
+def refusing(server: Valkey) -> Iterator[Redis]:
+    """A client of a server that refuses every write meanwhile."""
+    with Redis.from_url(server.url) as probe:
+        probe.config_set("min-replicas-to-write", 1)
+        yield probe
+        probe.config_set("min-replicas-to-write", 0)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_whose_acknowledgements_are_refused_takes_the_next_messages(
+    pool: str, start_worker: StartWorker, desk: Celery, server: Valkey
+) -> None:
+    """All that it may hold: it asks for no other, so nothing else tells it that its server refused."""
+    start_worker(pool=pool, concurrency=1)
+    with Redis.from_url(server.url) as probe:
+        for _ in range(2 * HELD):
+            desk.send_task("press.work_late", (0.5,))
+        wait_for(lambda: probe.hlen("unacked") == HELD)
+    with refusing(server):
+        time.sleep(HELD * 0.5 + 1.0)
+
+    with Redis.from_url(server.url) as probe:
+        wait_for(lambda: not probe.llen("freddy_tasks"))
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_a_message_whose_acknowledgement_is_refused_does_not_come_again(
+    pool: str, start_worker: StartWorker, desk: Celery, server: Valkey
+) -> None:
+    """It would, when its visibility timeout is over, and the user's task would run twice."""
+    start_worker(pool=pool, concurrency=1)
+    with Redis.from_url(server.url) as probe:
+        desk.send_task("press.work_late", (1.0,))
+        wait_for(lambda: probe.hlen("unacked"))
+    with refusing(server):
+        time.sleep(2.0)
+
+    with Redis.from_url(server.url) as probe:
+        wait_for(lambda: not probe.hlen("unacked"))
+        assert not probe.llen("freddy_tasks")
 
 
 @pytest.mark.parametrize(
