@@ -4,7 +4,7 @@ An app of your own needs none of this file: only `include = ["freddy_tasks.tasks
 """
 
 include = ["freddy_tasks.tasks"]
-worker_consumer = "freddy_tasks.worker:SurvivingConsumer"  # celery 5.7.0 dies with its Redis otherwise
+worker_consumer = "freddy_tasks.consumer:SurvivingConsumer"  # celery 5.7.0 dies with its Redis otherwise
 
 # JSON only: a message must not be able to run code.
 task_serializer = "json"

@@ -18,6 +18,7 @@ from kombu import Producer, Queue
 from .connections import is_redis
 from .models import Lane
 
+OURS = "freddy_tasks."  # first part of the names of our tasks
 SUBMIT = "freddy_tasks.process_ai_response"
 POLL = "freddy_tasks.poll_response"
 CANCEL = "freddy_tasks.cancel_response"

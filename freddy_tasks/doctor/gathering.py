@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from redis.sentinel import SentinelConnectionPool
 
 from freddy_tasks.connections import is_redis
-from freddy_tasks.continuation import SUBMIT
+from freddy_tasks.continuation import OURS, SUBMIT
 from freddy_tasks.redaction import one_line
 from freddy_tasks.settings import NO_KEY, Settings, problems_of
 
@@ -33,7 +33,7 @@ from .workers import WorkerFacts
 
 INSPECT_TIMEOUT = 1.0  # seconds for all workers to answer
 CONNECT_TIMEOUT = 5.0
-NOT_THE_USERS = ("celery.", "freddy_tasks.")
+NOT_THE_USERS = ("celery.", OURS)
 _PROBE = """
 import sys
 from celery.app.utils import find_app

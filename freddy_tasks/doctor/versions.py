@@ -7,7 +7,7 @@ import re
 from .findings import Finding, error, fine, warning
 
 FAULTY_CELERY = (5, 7, 0)
-SURVIVOR = "freddy_tasks.worker:SurvivingConsumer"
+SURVIVOR = "freddy_tasks.consumer:SurvivingConsumer"
 
 
 def numbers(version: str) -> tuple[int, ...]:

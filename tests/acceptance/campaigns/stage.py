@@ -32,7 +32,7 @@ from freddy_tasks.settings import load_settings
 LEASE = 2.0  # seconds
 TICK = 0.1  # seconds between two looks of the campaign
 MEMBERS = 10  # of a chord
-SURVIVING = "freddy_tasks.worker:SurvivingConsumer"
+SURVIVING = "freddy_tasks.consumer:SurvivingConsumer"
 
 
 @dataclass
