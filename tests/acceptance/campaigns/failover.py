@@ -24,7 +24,9 @@ from campaigns.stage import Plan, Stage
 
 ROUNDS = 3
 SENTINELS, QUORUM = 3, 2
-LIMITS = {"down_after_milliseconds": 1000, "failover_timeout": 3000}
+# A Sentinel connects to a new master within a second, and must not take it for dead meanwhile: a second
+# failover, back to a replica that has nothing yet, would follow.
+LIMITS = {"down_after_milliseconds": 2500, "failover_timeout": 5000}
 MARGIN = 0.1  # seconds before a master's death that a replica on the same machine may lack
 LAG = 1.0  # seconds that it is made to lack
 ASKED = 3  # lost ones for which the command is run
@@ -108,14 +110,15 @@ class Guarded:
         return self._nodes[other]
 
     def _promoted(self, node: Valkey) -> bool:
-        """Every Sentinel says so, in the list that clients ask for: others would be sent to the old master.
+        """Every Sentinel has it as its master, and has nothing left to do.
 
-        That one takes writes from its return until a Sentinel demotes it, some ten seconds, and then drops
-        them. `SENTINEL get-master-addr-by-name` names the new one while that list still has the old.
+        Before that, others would be sent to the old master, which takes writes from its return until a
+        Sentinel demotes it, some ten seconds, and then drops them. An address says nothing: a Sentinel tells
+        that of the new one while it still watches the old.
         """
         with contextlib.suppress(redis.RedisError):
             listed = [sentinel.sentinel_masters()[Sentinel.master] for sentinel in self._guide.sentinels]
-            return all(master["port"] == node.port for master in listed)
+            return all((master["port"], master["flags"]) == (node.port, "master") for master in listed)
         return False
 
     def _is_safe(self) -> bool:
