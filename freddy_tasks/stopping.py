@@ -1,4 +1,4 @@
-"""The signals for a soft and a cold stop, answered between two turns of the worker's event loop."""
+"""How a worker stops: it takes no message with it, and is not stopped in the midst of a turn of its loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty
 from types import FrameType
 from typing import Any
@@ -46,7 +46,7 @@ class StopSignals:
 
     def install(self) -> None:
         """Replace Celery's handlers, where the worker has an event loop and its broker is Redis."""
-        if not self._worker.hub or not is_redis(str(self._worker.app.conf.broker_read_url)):
+        if not _polls_redis(self._worker):
             return
         for number in signal.SIGINT, signal.SIGQUIT, signal.SIGTERM:
             handler = signal.getsignal(number)
@@ -70,25 +70,44 @@ class StopSignals:
         number, self._awaited = self._awaited, None
         if number is None:
             return
-        try:
-            self._take_no_more()
-        except Exception as error:  # any transport has exceptions of its own; the lease is the backstop
-            logger.warning("Broker away (%s); what it sent last waits for the end", type(error).__name__)
-        finally:
-            self._handlers[number](number, None)
+        let_go(self._worker, self._unbegun())
+        self._handlers[number](number, None)
 
-    def _take_no_more(self) -> None:
-        """Begin no BRPOP; what the open one brings is put back by kombu, as there is no consumer for it."""
-        task_consumer = self._worker.consumer.task_consumer
+
+def let_go(worker: Any, unbegun: Iterable[Any]) -> None:
+    """Leave these requests to other workers, and take no message more.
+
+    The BRPOP that is open is waited for; what it brings is put back by kombu, as there is no consumer for it.
+    Celery reads it only when the pool has ended, or never; a prefork pool may take half a minute. With other
+    brokers than Redis, Celery puts back what it has taken when the pool has ended.
+    """
+    polls_redis = _polls_redis(worker)
+    with _even_if_away():
+        for request in unbegun:
+            _leave_to_others(request, by_broker=polls_redis)
+    if not polls_redis:
+        return
+    with _even_if_away():
+        task_consumer = worker.consumer.task_consumer
         task_consumer.cancel()
-        for request in self._unbegun():
-            _leave_to_others(request)
         channel = task_consumer.channel
         asked = channel._in_poll
         # `can_read` would connect again where the connection is lost.
         if asked and asked._sock and asked.can_read(PATIENCE):
             with contextlib.suppress(Empty):
                 channel._brpop_read()
+
+
+@contextlib.contextmanager
+def _even_if_away() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # any transport has exceptions of its own; the lease is the backstop
+        logger.warning("Broker away (%s); what it sent last waits for the end", type(error).__name__)
+
+
+def _polls_redis(worker: Any) -> bool:
+    return bool(worker.hub) and is_redis(str(worker.app.conf.broker_read_url))
 
 
 def _turns(frame: FrameType | None) -> bool:
@@ -100,11 +119,11 @@ def _turns(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def _leave_to_others(request: Any) -> None:
-    """By the ledger, or else by the broker: a message of ours that is carried out twice does no harm."""
+def _leave_to_others(request: Any, *, by_broker: bool) -> None:
+    """A look by the ledger, a prompt by the broker: that a message of ours comes twice does no harm."""
     if request.type in {POLL, ADVANCE}:
         request.hand_back()
-    elif not request.acknowledged:
+    elif by_broker and not request.acknowledged:
         request.message.channel.qos.restore_by_tag(request.message.delivery_tag)
 
 

@@ -23,7 +23,7 @@ from .doctor import examine_worker
 from .errors import ConfigurationError
 from .handover import Parked
 from .runtime import access_of, runtime_of
-from .stopping import StopSignals
+from .stopping import StopSignals, let_go
 
 logger = logging.getLogger(__name__)
 pool_logger = logging.getLogger("celery.pool")
@@ -125,9 +125,9 @@ class DispatcherStep(bootsteps.StartStopStep):
         StopSignals(parent, _unbegun).install()
         examine_worker(parent.app, runtime, parent.pool_cls.__module__, parent.consumer_cls)
 
-    def close(self, parent: Any) -> None:  # noqa: ARG002  # the bootstep's interface
-        """Hand back what came between the signal and the end of the event loop."""
-        _hand_back()
+    def close(self, parent: Any) -> None:
+        """Leave to others what came between the signal and the end of the event loop, too."""
+        let_go(parent, _unbegun())
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  # the bootstep's interface
         """Stop the dispatcher; what waits is another worker's from here on."""

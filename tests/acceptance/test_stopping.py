@@ -1,4 +1,4 @@
-"""Workers that are stopped softly or cold: nothing waits in them, and they end."""
+"""Workers that are told to stop: nothing waits in them, and they end."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ print(*(step.name.rpartition(".")[2] for step in app.Worker(pool="prefork", conc
 """
 
 BusyWorker = Callable[[str], Worker]
+
+of_each_pool = pytest.mark.parametrize("pool", ["prefork", "threads"])
+warm_or_soft = pytest.mark.parametrize("signal", ["SIGTERM", "SIGQUIT"])
 
 pytestmark = pytest.mark.campaign
 
@@ -74,15 +77,16 @@ def complete(results: list[AsyncResult]) -> int:
     return sum(result.get(timeout=DEADLINE)["status"] == "completed" for result in results)
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_soft_shutdown_keeps_no_prompt_it_has_not_begun(
-    pool: str, busy_worker: BusyWorker, start_worker: StartWorker, api: Emulator, desk: Celery
+@of_each_pool
+@warm_or_soft
+def test_a_shutdown_keeps_no_prompt_it_has_not_begun(
+    signal: str, pool: str, busy_worker: BusyWorker, start_worker: StartWorker, api: Emulator, desk: Celery
 ) -> None:
     """Two that stand behind a long task of the user's are answered by another worker meanwhile."""
     leaving = busy_worker(pool)
     results = [process_ai_response.delay(f"whales {number}") for number in range(2)]
     wait_for(lambda: told(desk, "reserved") == 2)
-    leaving.send("SIGQUIT")
+    leaving.send(signal)
     start_worker()
 
     assert complete(results) == 2
@@ -90,15 +94,16 @@ def test_a_soft_shutdown_keeps_no_prompt_it_has_not_begun(
     assert api.counts.posts == 2
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_soft_shutdown_keeps_no_message_that_was_on_its_way(
-    pool: str, busy_worker: BusyWorker, start_worker: StartWorker, api: Emulator, server: Valkey
+@of_each_pool
+@warm_or_soft
+def test_a_shutdown_keeps_no_message_that_was_on_its_way(
+    signal: str, pool: str, busy_worker: BusyWorker, start_worker: StartWorker, api: Emulator, server: Valkey
 ) -> None:
     """Redis has handed it out when the signal comes, and nobody has read it."""
     leaving = busy_worker(pool)
     wait_for(lambda: freeze_as_it_asks(leaving, server))
     result = process_ai_response.delay("whales")
-    leaving.send("SIGQUIT")
+    leaving.send(signal)
     leaving.send("SIGCONT")
     start_worker()
 
@@ -107,14 +112,15 @@ def test_a_soft_shutdown_keeps_no_message_that_was_on_its_way(
     assert api.counts.posts == 1
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_soft_shutdown_takes_no_message_more(
-    pool: str, busy_worker: BusyWorker, start_worker: StartWorker, api: Emulator, server: Valkey
+@of_each_pool
+@warm_or_soft
+def test_a_shutdown_takes_no_message_more(
+    signal: str, pool: str, busy_worker: BusyWorker, start_worker: StartWorker, api: Emulator, server: Valkey
 ) -> None:
     """Its last question is open when the signal comes, and the message comes afterwards."""
     leaving = busy_worker(pool)
     wait_for(lambda: asks(server))
-    leaving.send("SIGQUIT")
+    leaving.send(signal)
     result = process_ai_response.delay("whales")
     start_worker()
 
