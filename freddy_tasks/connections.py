@@ -96,6 +96,11 @@ def is_redis(url: str) -> bool:
     return url.partition("://")[0] in _SCHEMES
 
 
+def reads_from_redis(app: Celery) -> bool:
+    """Whether the workers of an app take their messages from Redis."""
+    return is_redis(str(app.conf.broker_read_url))
+
+
 def _tls(chosen: object) -> Mapping[str, Any]:
     return chosen if isinstance(chosen, Mapping) else {}
 

@@ -10,7 +10,7 @@ from celery.worker.consumer import Consumer
 from kombu.transport import virtual
 from redis.exceptions import ResponseError
 
-from .connections import is_redis
+from .connections import reads_from_redis
 from .continuation import OURS
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class SurvivingConsumer(Consumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         app = options["app"]
-        if options["hub"] is None and is_redis(str(app.conf.broker_read_url)):
+        if options["hub"] is None and reads_from_redis(app):
             # Not for the other pools: with it they notice a SIGTERM late.
             app.conf.broker_transport_options.setdefault("polling_interval", GREENLET_POLLING_INTERVAL)
         self._unnoted: list[Any] = []  # messages

@@ -14,7 +14,7 @@ from typing import Any
 from celery.worker import state
 from celery.worker.loops import asynloop
 
-from .connections import is_redis
+from .connections import reads_from_redis
 from .continuation import ADVANCE, POLL
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _even_if_away() -> Iterator[None]:
 
 
 def _polls_redis(worker: Any) -> bool:
-    return bool(worker.hub) and is_redis(str(worker.app.conf.broker_read_url))
+    return bool(worker.hub) and reads_from_redis(worker.app)
 
 
 def _turns(frame: FrameType | None) -> bool:

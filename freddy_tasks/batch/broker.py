@@ -11,7 +11,7 @@ from celery import Celery
 from celery.app.routes import MapRoute
 from kombu.transport.redis import Channel
 
-from freddy_tasks.connections import is_redis
+from freddy_tasks.connections import reads_from_redis
 
 MOST = 1_000  # messages of a queue that are read at one look; with more, it is no time to miss any
 _CHUNK = 200  # unacknowledged messages a round trip
@@ -38,7 +38,7 @@ def held(app: Celery, queues: Iterable[str]) -> frozenset[str] | None:
     way between two places can escape one look. Raises `redis.exceptions.RedisError`, or what kombu raises,
     when the broker cannot be reached.
     """
-    if not is_redis(str(app.conf.broker_read_url)):
+    if not reads_from_redis(app):
         return None
     with app.connection_for_read() as connection:
         channel = connection.default_channel

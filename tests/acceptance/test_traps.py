@@ -84,12 +84,11 @@ def test_a_restarted_server_loses_nothing(
 
 
 @contextlib.contextmanager
-def refusing(server: Valkey) -> Iterator[Redis]:
-    """A client of a server that refuses every write meanwhile."""
-    with Redis.from_url(server.url) as probe:
-        probe.config_set("min-replicas-to-write", 1)
-        yield probe
-        probe.config_set("min-replicas-to-write", 0)
+def refusing(probe: Redis) -> Iterator[None]:
+    """Its server refuses every write meanwhile."""
+    probe.config_set("min-replicas-to-write", 1)
+    yield
+    probe.config_set("min-replicas-to-write", 0)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -98,14 +97,13 @@ def test_a_worker_whose_acknowledgements_are_refused_takes_the_next_messages(
 ) -> None:
     """All that it may hold: it asks for no other, so nothing else tells it that its server refused."""
     start_worker(pool=pool, concurrency=1)
+    for _ in range(2 * HELD):
+        desk.send_task("press.work_late", (0.5,))
     with Redis.from_url(server.url) as probe:
-        for _ in range(2 * HELD):
-            desk.send_task("press.work_late", (0.5,))
         wait_for(lambda: probe.hlen("unacked") == HELD)
-    with refusing(server):
-        time.sleep(HELD * 0.5 + 1.0)
+        with refusing(probe):
+            time.sleep(HELD * 0.5 + 1.0)
 
-    with Redis.from_url(server.url) as probe:
         wait_for(lambda: not probe.llen("freddy_tasks"))
 
 
@@ -115,13 +113,12 @@ def test_a_message_whose_acknowledgement_is_refused_does_not_come_again(
 ) -> None:
     """It would, when its visibility timeout is over, and the user's task would run twice."""
     start_worker(pool=pool, concurrency=1)
+    desk.send_task("press.work_late", (1.0,))
     with Redis.from_url(server.url) as probe:
-        desk.send_task("press.work_late", (1.0,))
         wait_for(lambda: probe.hlen("unacked"))
-    with refusing(server):
-        time.sleep(2.0)
+        with refusing(probe):
+            time.sleep(2.0)
 
-    with Redis.from_url(server.url) as probe:
         wait_for(lambda: not probe.hlen("unacked"))
         assert not probe.llen("freddy_tasks")
 
